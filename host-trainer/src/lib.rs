@@ -1,0 +1,7 @@
+//! Trains ternary models that keep learning: data, Candle model, optimiser, and the command's parts.
+//!
+//! The module list follows the data: text to tokens, tokens to batches, batches through the model,
+//! gradients into weights, weights into a checkpoint.
+
+pub mod config;
+pub mod output;
