@@ -1,1 +1,21 @@
+//! Writes `.bttt` blobs: what a model is made of ([`Blueprint`]) becomes bytes that `bitttt-core` reads in place.
+//!
+//! Invariant: whatever this crate writes, `Model::from_bytes` and `Model::verify` accept; the writer checks it before
+//! a file gets its name.
 
+#![forbid(unsafe_code)]
+
+pub mod blueprint;
+mod error;
+pub mod pack;
+pub mod quantise;
+pub mod random;
+mod save;
+pub mod tokenizer;
+mod write;
+
+pub use blueprint::{Blueprint, TensorData};
+pub use error::ExportError;
+pub use save::save_atomically;
+pub use tokenizer::Vocabulary;
+pub use write::AlignedCopy;

@@ -1,0 +1,20 @@
+//! The `.bttt` blob as bytes: sections, config, tensor table. The layout is specified in docs/FORMAT.md.
+//!
+//! Everything that comes out of here has been checked: after [`Layout::parse`] no accessor can fail, and no
+//! length found in the file has been trusted.
+
+pub mod config;
+pub mod error;
+pub mod header;
+pub mod read;
+pub mod tensor;
+
+pub use config::{Activation, Config, LayerConfig, Mixer};
+pub use error::BlobError;
+pub use header::{Layout, Section};
+pub use tensor::{DType, Entry, Role};
+
+/// Newest major version that this build reads.
+pub const MAJOR: u16 = 1;
+/// Newest minor version that this build knows; newer ones load too.
+pub const MINOR: u16 = 0;

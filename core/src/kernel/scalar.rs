@@ -1,0 +1,102 @@
+//! Integer dot products in plain Rust: the reference for every other backend, and what small targets run.
+//!
+//! All take one packed row and one quantised activation vector and return the exact i32 sum.
+
+use super::Quantised;
+use crate::model::{Matrix, Weights};
+
+/// `out[t, r] = row_r . activations_t`, see [`super::Backend::matmul`].
+pub(crate) fn matmul(m: &Matrix<'_>, q: &Quantised<'_>, x: &[f32], out: &mut [f32]) {
+    let cols = m.cols;
+    match m.weights {
+        Weights::T2(data, scale) => super::rows(
+            data,
+            m,
+            q,
+            out,
+            |r| scale.of(r),
+            |row, q, _| t2_dot(row, q, cols),
+        ),
+        Weights::T5(data, scale) => super::rows(
+            data,
+            m,
+            q,
+            out,
+            |r| scale.of(r),
+            |row, q, _| t5_dot(row, q, cols),
+        ),
+        Weights::I8(data, scales) => super::rows(
+            data,
+            m,
+            q,
+            out,
+            |r| super::at(scales, r),
+            |row, q, _| i8_dot(row, q),
+        ),
+        Weights::Float(data) => super::float_rows(data, m, x, out),
+    }
+}
+
+/// Trits of a `t2` byte: bits `2p..2p+2` hold weight + 1 of plane `p`. Code 3, which the exporter never writes,
+/// counts as +2.
+#[inline(always)]
+pub(crate) fn t2_trit(byte: u8, plane: usize) -> i32 {
+    i32::from((byte >> (2 * plane)) & 3) - 1
+}
+
+/// Trits of a `t5` byte: it holds `ceil(v * 256 / 243)` with `v` five base-3 digits, plane 0 the most significant;
+/// digit `p` is `(byte * 3^p mod 256) * 3 / 256`, defined for every byte.
+#[inline(always)]
+pub(crate) fn t5_trit(byte: u8, plane: usize) -> i32 {
+    const POWERS: [u8; 5] = [1, 3, 9, 27, 81];
+    let shifted = byte.wrapping_mul(POWERS[plane % 5]);
+    ((i32::from(shifted) * 3) >> 8) - 1
+}
+
+/// `sum_i T_i q_i` over one `t2` row of `cols` weights.
+#[inline(always)]
+fn t2_dot(row: &[u8], q: &[i8], cols: usize) -> i32 {
+    planes_dot::<4>(row, q, cols, t2_trit)
+}
+
+/// `sum_i T_i q_i` over one `t5` row of `cols` weights.
+#[inline(always)]
+fn t5_dot(row: &[u8], q: &[i8], cols: usize) -> i32 {
+    planes_dot::<5>(row, q, cols, t5_trit)
+}
+
+/// Walks the blocks of a packed row. A block has `s` bytes (64, the last one fewer); byte `j` holds the weights
+/// of columns `j, j + s, j + 2 s, …` of the block.
+#[inline(always)]
+fn planes_dot<const P: usize>(
+    row: &[u8],
+    q: &[i8],
+    cols: usize,
+    trit: impl Fn(u8, usize) -> i32,
+) -> i32 {
+    let mut sum = 0;
+    let mut left = cols;
+    let mut q = q;
+    for block in row.chunks(64) {
+        let stride = block.len();
+        for (plane, codes) in q.chunks(stride).take(P).enumerate() {
+            sum += block
+                .iter()
+                .zip(codes)
+                .map(|(&byte, &q)| trit(byte, plane) * i32::from(q))
+                .sum::<i32>();
+        }
+        q = q.get(left.min(64 * P)..).unwrap_or(&[]);
+        left = left.saturating_sub(64 * P);
+    }
+    sum
+}
+
+/// `sum_i W_i q_i` over one row of signed bytes.
+#[inline(always)]
+pub(crate) fn i8_dot(row: &[i8], q: &[i8]) -> i32 {
+    row.iter()
+        .zip(q)
+        .map(|(&w, &q)| i32::from(w) * i32::from(q))
+        .sum()
+}

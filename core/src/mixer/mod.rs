@@ -1,0 +1,3 @@
+//! Mixers: what carries information over time. One file a kind.
+
+pub(crate) mod ttt_linear;
