@@ -4,4 +4,7 @@
 //! gradients into weights, weights into a checkpoint.
 
 pub mod config;
+pub mod model;
+pub mod ops;
 pub mod output;
+pub mod rng;

@@ -1,0 +1,168 @@
+//! `bitttt generate`
+
+use crate::engine::blob::{Blob, HOST_BATCH, load_state, memory_for, save_state};
+use crate::engine::generate::{Generated, generate};
+use crate::engine::text::{Utf8Stream, encode};
+use crate::output::Output;
+use anyhow::{Result, ensure};
+use bitttt_core::{Backend, Learning, Sampler, Session};
+use std::io::Write;
+use std::path::PathBuf;
+
+/// Stream text from a model, which learns as it reads and writes
+#[derive(clap::Args, Clone, Debug)]
+#[command(after_help = "Example:\n  bitttt generate --model demo/demo.bttt --prompt \"Ada Varga\" --max-tokens 60 --temp 0.7")]
+pub struct Args {
+    /// The model, a .bttt blob
+    #[arg(long, value_name = "FILE")]
+    pub model: PathBuf,
+    /// Text to continue
+    #[arg(long)]
+    pub prompt: String,
+    /// Most tokens to make
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    pub max_tokens: usize,
+    #[command(flatten)]
+    pub sampling: Sampling,
+    #[command(flatten)]
+    pub state: State,
+    /// Go on past the end of the document
+    #[arg(long)]
+    pub ignore_end: bool,
+}
+
+/// How tokens are chosen.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Sampling {
+    /// Temperature; 0 takes the most probable token
+    #[arg(long, value_name = "F", default_value_t = 0.8)]
+    pub temp: f32,
+    /// Keep the N most probable tokens; 0 keeps all
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub top_k: usize,
+    /// Keep the most probable tokens that make up this share
+    #[arg(long, value_name = "F", default_value_t = 1.0)]
+    pub top_p: f32,
+    /// Seed of the choice
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+}
+
+impl Sampling {
+    /// The sampler.
+    ///
+    /// # Errors
+    /// A setting out of its range.
+    pub fn sampler(&self) -> Result<Sampler> {
+        ensure!(self.temp.is_finite() && self.temp >= 0.0, "--temp {} must be 0 or more", self.temp);
+        ensure!(self.top_p > 0.0 && self.top_p <= 1.0, "--top-p {} must lie in (0, 1]", self.top_p);
+        Ok(Sampler::new(self.temp, self.seed).top_k(self.top_k).top_p(self.top_p))
+    }
+}
+
+/// What the session starts from and leaves.
+#[derive(clap::Args, Clone, Debug)]
+pub struct State {
+    /// Read only: do not learn
+    #[arg(long)]
+    pub freeze: bool,
+    /// Start from what --save-state kept
+    #[arg(long, value_name = "FILE")]
+    pub load_state: Option<PathBuf>,
+    /// Keep what was learned
+    #[arg(long, value_name = "FILE")]
+    pub save_state: Option<PathBuf>,
+    /// Run on this backend instead of the fastest: scalar, avx2
+    #[arg(long, value_name = "NAME")]
+    pub backend: Option<String>,
+}
+
+impl State {
+    /// The backend asked for.
+    ///
+    /// # Errors
+    /// A name that this machine has no backend for.
+    pub fn backend(&self) -> Result<Backend> {
+        let Some(name) = &self.backend else { return Ok(Backend::detect()) };
+        let names: Vec<_> = Backend::all().map(Backend::name).collect();
+        Backend::by_name(name)
+            .ok_or_else(|| anyhow::anyhow!("--backend {name} is not available here; this machine has {}", names.join(", ")))
+    }
+
+    /// Applies `--load-state` and `--freeze`.
+    ///
+    /// # Errors
+    /// A state that cannot be read or does not fit.
+    pub fn prepare(&self, session: &mut Session<'_, '_>) -> Result<()> {
+        if let Some(path) = &self.load_state {
+            load_state(session, path)?;
+        }
+        session.set_learning(if self.freeze { Learning::Frozen } else { Learning::On });
+        Ok(())
+    }
+
+    /// Applies `--save-state`.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub fn keep(&self, session: &Session<'_, '_>) -> Result<()> {
+        self.save_state.as_ref().map_or(Ok(()), |path| save_state(session, path))
+    }
+}
+
+#[derive(serde::Serialize)]
+struct Report {
+    text: String,
+    #[serde(flatten)]
+    generated: Generated,
+    tokens_hash: String,
+    state_hash: String,
+    backend: &'static str,
+    dropped_updates: u32,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Unreadable model or state, an empty prompt, a file that cannot be written.
+pub fn run(args: &Args, out: &Output) -> Result<()> {
+    ensure!(!args.prompt.is_empty(), "the prompt is empty; give some text with --prompt");
+    let mut sampler = args.sampling.sampler()?;
+    let blob = Blob::open(&args.model)?;
+    let (model, tokenizer) = (blob.model(), blob.tokenizer()?);
+    let mut memory = memory_for(&model)?;
+    let mut session = Session::with_backend(model, HOST_BATCH, &mut memory, args.state.backend()?)?;
+    args.state.prepare(&mut session)?;
+    let document = model.config().document_token;
+    let mut prompt = encode(&tokenizer, &args.prompt);
+    if session.position() == 0 {
+        prompt.insert(0, document);
+    }
+    let (mut stream, mut text) = (Utf8Stream::default(), String::new());
+    let mut show = |piece: String| -> Result<()> {
+        text.push_str(&piece);
+        if !out.json {
+            print!("{piece}");
+            std::io::stdout().flush()?;
+        }
+        Ok(())
+    };
+    show(args.prompt.clone())?;
+    let stop = (!args.ignore_end).then_some(document);
+    let generated = generate(&mut session, &prompt, args.max_tokens, stop, &mut sampler, |token| {
+        show(stream.push(tokenizer.decode(token)))
+    })?;
+    show(stream.finish())?;
+    if !out.json {
+        println!();
+    }
+    args.state.keep(&session)?;
+    out.result(&Report {
+        text,
+        tokens_hash: generated.tokens_hash(),
+        generated,
+        state_hash: format!("{:08x}", session.state_hash()),
+        backend: session.backend().name(),
+        dropped_updates: session.dropped_updates(),
+    })
+}

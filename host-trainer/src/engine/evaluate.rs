@@ -1,0 +1,237 @@
+//! Loss by position, bits per byte and recall of a model on text, with learning on and frozen.
+
+use super::blob::{HOST_BATCH, memory_for};
+use super::text::{SEPARATOR, encode};
+use anyhow::{Context as _, Result, ensure};
+use bitttt_core::sampler::argmax;
+use bitttt_core::{Learning, Model, Session, Tokenizer};
+use rayon::prelude::*;
+use serde::Serialize;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+/// A document as tokens, with the places where a private fact is asked back.
+#[derive(Clone, Debug)]
+pub struct Document {
+    /// Tokens, without the document token in front.
+    pub tokens: Vec<u32>,
+    /// Bytes of its text.
+    pub bytes: usize,
+    /// Whether a separator follows, which then is a target too.
+    pub ends: bool,
+    /// Token ranges of recall values.
+    pub recall: Vec<Range<usize>>,
+}
+
+/// How a model did on documents.
+#[derive(Clone, Debug, Serialize)]
+pub struct Score {
+    /// Mean loss in nats a token.
+    pub loss: f64,
+    /// `e^loss`.
+    pub perplexity: f64,
+    /// Bits for each byte of text.
+    pub bits_per_byte: f64,
+    /// Share of recall values whose tokens were all the most probable ones; absent without recall values.
+    pub recall: Option<f64>,
+    /// Recall values asked.
+    pub recall_values: usize,
+    /// Mean loss by place in the document.
+    pub by_position: Vec<Bucket>,
+    /// Tokens predicted.
+    pub tokens: usize,
+    /// Bytes of text.
+    pub bytes: usize,
+    /// Updates dropped because they were not finite.
+    pub dropped_updates: u64,
+}
+
+/// Mean loss over the places `from..to` of documents.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Bucket {
+    /// First place.
+    pub from: usize,
+    /// Behind the last place.
+    pub to: usize,
+    /// Nats a token.
+    pub loss: f64,
+    /// Tokens there.
+    pub tokens: usize,
+}
+
+/// Recall values of a text are listed beside it: `FILE.recall`, a line `start end` (bytes) for each.
+pub fn recall_file(data: &Path) -> PathBuf {
+    let mut name = data.as_os_str().to_owned();
+    name.push(".recall");
+    name.into()
+}
+
+/// Byte ranges of a recall file; empty if there is none.
+///
+/// # Errors
+/// A line that is not two ascending numbers.
+pub fn read_recall(data: &Path) -> Result<Vec<Range<usize>>> {
+    let path = recall_file(data);
+    let Ok(text) = std::fs::read_to_string(&path) else { return Ok(Vec::new()) };
+    let range = |line: &str| {
+        let (start, end) = line.split_once(' ')?;
+        Some(start.parse().ok()?..end.parse().ok()?)
+    };
+    let parse = |(i, line)| range(line).with_context(|| format!("{} line {}: expected `start end`", path.display(), i + 1));
+    text.lines().enumerate().map(parse).collect()
+}
+
+/// Cuts a text into documents and encodes them. `recall` holds ascending byte ranges of `text`.
+pub fn documents(tokenizer: &Tokenizer<'_>, text: &str, recall: &[Range<usize>]) -> Vec<Document> {
+    let mut at = 0;
+    let mut documents = Vec::new();
+    while at < text.len() {
+        let rest = &text[at..];
+        let end = rest.find(SEPARATOR);
+        let body = &rest[..end.unwrap_or(rest.len())];
+        let skip = body.len() - body.trim_start_matches('\n').len(); // the newline behind a separator
+        let body = if at == 0 { body } else { &body[skip..] };
+        let start = if at == 0 { 0 } else { at + skip };
+        if !body.is_empty() {
+            let inside = recall.iter().filter(|r| r.start >= start && r.end <= start + body.len());
+            let inside: Vec<_> = inside.map(|r| r.start - start..r.end - start).collect();
+            documents.push(document(tokenizer, body, &inside, end.is_some()));
+        }
+        at += end.map_or(rest.len(), |end| end + SEPARATOR.len());
+    }
+    documents
+}
+
+fn document(tokenizer: &Tokenizer<'_>, text: &str, recall: &[Range<usize>], ends: bool) -> Document {
+    let tokens = encode(tokenizer, text);
+    let ends_at = tokens.iter().scan(0, |at, &token| {
+        *at += tokenizer.decode(token).len();
+        Some(*at)
+    });
+    let ends_at: Vec<usize> = ends_at.collect();
+    let token_at = |byte: usize| ends_at.partition_point(|&end| end <= byte);
+    let recall = recall.iter().map(|r| token_at(r.start)..token_at(r.end - 1) + 1).collect();
+    Document { tokens, bytes: text.len(), ends, recall }
+}
+
+/// Sums over one document, in its order.
+#[derive(Clone, Debug, Default)]
+struct Sums {
+    losses: Vec<f32>,
+    recalled: usize,
+    asked: usize,
+    dropped: u64,
+}
+
+/// Runs every document in a session of its own, on all cores; `context` cuts documents into pieces of that many
+/// tokens, each read from a fresh start.
+///
+/// # Errors
+/// Nothing to predict, or too little memory.
+pub fn evaluate(model: &Model<'_>, documents: &[Document], learning: Learning, context: Option<usize>) -> Result<Score> {
+    let sums: Result<Vec<Sums>> = documents.par_iter().map(|d| run_document(model, d, learning, context)).collect();
+    let sums = sums?;
+    let tokens: usize = sums.iter().map(|s| s.losses.len()).sum();
+    ensure!(tokens > 0, "there is no text to evaluate; give a file with at least one document");
+    let bytes: usize = documents.iter().map(|d| d.bytes).sum();
+    let total: f64 = sums.iter().flat_map(|s| &s.losses).map(|&l| f64::from(l)).sum();
+    let (recalled, asked) = sums.iter().fold((0, 0), |(r, a), s| (r + s.recalled, a + s.asked));
+    Ok(Score {
+        loss: total / tokens as f64,
+        perplexity: (total / tokens as f64).exp(),
+        bits_per_byte: total / std::f64::consts::LN_2 / bytes as f64,
+        recall: (asked > 0).then(|| recalled as f64 / asked as f64),
+        recall_values: asked,
+        by_position: by_position(&sums),
+        tokens,
+        bytes,
+        dropped_updates: sums.iter().map(|s| s.dropped).sum(),
+    })
+}
+
+fn run_document(model: &Model<'_>, document: &Document, learning: Learning, context: Option<usize>) -> Result<Sums> {
+    let mut memory = memory_for(model)?;
+    let mut session = Session::new(*model, HOST_BATCH, &mut memory)?;
+    session.set_learning(learning);
+    let end = model.config().document_token;
+    let mut sums = Sums::default();
+    let mut hits = vec![false; document.tokens.len() + 1];
+    let piece = context.unwrap_or(usize::MAX).min(document.tokens.len().max(1));
+    for (p, chunk) in document.tokens.chunks(piece).enumerate() {
+        let last = (p + 1) * piece >= document.tokens.len();
+        let inputs: Vec<u32> = std::iter::once(end).chain(chunk.iter().copied()).collect();
+        let targets: Vec<u32> = inputs[1..].iter().copied().chain((last && document.ends).then_some(end)).collect();
+        session.reset();
+        session.prefill_with(&inputs[..targets.len()], &mut |i, logits| {
+            sums.losses.push(cross_entropy(logits, targets[i]));
+            hits[p * piece + i] = argmax(logits) == targets[i];
+        })?;
+        sums.dropped += u64::from(session.dropped_updates());
+    }
+    sums.asked = document.recall.len();
+    sums.recalled = document.recall.iter().filter(|r| hits[(*r).clone()].iter().all(|&hit| hit)).count();
+    Ok(sums)
+}
+
+/// `log sum exp(logits) - logits[target]`, in f64.
+pub fn cross_entropy(logits: &[f32], target: u32) -> f32 {
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits.iter().map(|&l| f64::from(l - max).exp()).sum();
+    (sum.ln() + f64::from(max - logits[target as usize])) as f32
+}
+
+/// Buckets whose width doubles: 0-16, 16-32, 32-64, …
+fn by_position(sums: &[Sums]) -> Vec<Bucket> {
+    let longest = sums.iter().map(|s| s.losses.len()).max().unwrap_or(0);
+    let mut buckets = Vec::new();
+    let (mut from, mut to) = (0, 16);
+    while from < longest {
+        let inside = || sums.iter().filter_map(|s| s.losses.get(from..to.min(s.losses.len()))).flatten();
+        let tokens = inside().count();
+        let total: f64 = inside().map(|&l| f64::from(l)).sum();
+        buckets.push(Bucket { from, to: to.min(longest), loss: total / tokens.max(1) as f64, tokens });
+        (from, to) = (to, to * 2);
+    }
+    buckets
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bitttt_export::AlignedCopy;
+    use bitttt_export::random::{FULL_LAYER, blueprint, small_config};
+
+    fn model_bytes() -> AlignedCopy {
+        let blueprint = blueprint(&small_config(), FULL_LAYER, bitttt_core::format::DType::T2, 1);
+        AlignedCopy::of(&blueprint.to_bytes().unwrap())
+    }
+
+    #[test]
+    fn documents_are_cut_at_separators_and_recall_lands_on_tokens() {
+        let bytes = model_bytes();
+        let tokenizer = Model::from_bytes(bytes.bytes()).unwrap().tokenizer().unwrap();
+        let text = "Ada Varga.<|endoftext|>\nBo Kim.<|endoftext|>\n";
+        let found = documents(&tokenizer, text, &[4..9, 27..30]);
+        assert_eq!(found.len(), 2);
+        assert_eq!((found[0].bytes, found[0].ends, found[0].recall.clone()), (10, true, vec![4..9]));
+        assert_eq!((found[1].bytes, found[1].ends, found[1].recall.clone()), (7, true, vec![3..6]));
+    }
+
+    #[test]
+    fn the_score_does_not_depend_on_how_documents_are_spread_over_threads() {
+        let bytes = model_bytes();
+        let model = Model::from_bytes(bytes.bytes()).unwrap();
+        let text = "one two three<|endoftext|>four five six seven<|endoftext|>".repeat(5);
+        let documents = documents(&model.tokenizer().unwrap(), &text, &[]);
+        let all = evaluate(&model, &documents, Learning::On, None).unwrap();
+        let singly = documents.iter().map(|d| evaluate(&model, std::slice::from_ref(d), Learning::On, None).unwrap());
+        let total: f64 = singly.map(|s| s.loss * s.tokens as f64).sum();
+        assert!((all.loss - total / all.tokens as f64).abs() < 1e-9);
+        assert_eq!(all.tokens, (13 + 1 + 19 + 1) * 5);
+    }
+
+    #[test]
+    fn uniform_logits_cost_the_log_of_the_vocabulary() {
+        assert!((cross_entropy(&[3.0; 8], 5) - 8.0f32.ln()).abs() < 1e-6);
+    }
+}

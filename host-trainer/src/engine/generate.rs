@@ -1,0 +1,57 @@
+//! Prompt in, tokens out.
+
+use anyhow::Result;
+use bitttt_core::{Sampler, Session, crc32};
+use std::time::Instant;
+
+/// What a generation did.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Generated {
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// Tokens made.
+    pub tokens: Vec<u32>,
+    /// Tokens of the prompt read in a second.
+    pub prefill_tokens_per_s: f64,
+    /// Tokens made in a second.
+    pub decode_tokens_per_s: f64,
+}
+
+/// Reads `prompt` and makes up to `count` tokens, stopping before `stop`; each is shown to `show` as it is made. The
+/// last token made has been read by the session, too: whatever is read next continues from it.
+///
+/// # Errors
+/// Tokens out of range, an empty prompt, or what `show` returns.
+pub fn generate(
+    session: &mut Session<'_, '_>,
+    prompt: &[u32],
+    count: usize,
+    stop: Option<u32>,
+    sampler: &mut Sampler,
+    mut show: impl FnMut(u32) -> Result<()>,
+) -> Result<Generated> {
+    let start = Instant::now();
+    let mut next = sampler.sample(session.prefill(prompt)?);
+    let prefill = start.elapsed().as_secs_f64();
+    let mut tokens = Vec::new();
+    let start = Instant::now();
+    while tokens.len() < count && stop != Some(next) {
+        tokens.push(next);
+        show(next)?;
+        next = sampler.sample(session.step(next)?);
+    }
+    let decode = start.elapsed().as_secs_f64();
+    Ok(Generated {
+        prompt_tokens: prompt.len(),
+        prefill_tokens_per_s: prompt.len() as f64 / prefill,
+        decode_tokens_per_s: tokens.len() as f64 / decode.max(1e-9),
+        tokens,
+    })
+}
+
+impl Generated {
+    /// CRC-32 of the tokens made, as little-endian u32: the firmware prints the same.
+    pub fn tokens_hash(&self) -> String {
+        format!("{:08x}", crc32(bytemuck::cast_slice(&self.tokens)))
+    }
+}

@@ -1,0 +1,9 @@
+//! The core as this command runs it: blobs from files, text in and out, measuring.
+
+pub mod blob;
+pub mod evaluate;
+pub mod generate;
+pub mod parity;
+pub mod text;
+
+pub use blob::Blob;

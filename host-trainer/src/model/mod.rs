@@ -1,0 +1,206 @@
+//! The model as a Candle graph: DESIGN section 3, from tokens to logits.
+//!
+//! It computes what the core computes; only transcendental functions and the order of sums inside
+//! norms differ, by units in the last place.
+
+mod params;
+
+use std::collections::HashMap;
+
+use candle_core::{Result, Tensor, Var};
+
+use crate::config::ModelConfig;
+use crate::ops::bit_linear::{bit_linear, int8_head};
+use crate::ops::conv::causal_conv;
+use crate::ops::embedding::embedding;
+use crate::ops::ffn::glu_norm;
+use crate::ops::norm::{gated_norm, rms_norm};
+use crate::ops::ttt::{Learned, Settings, ttt_linear};
+
+pub use params::{init, specs};
+
+/// The whole model.
+pub struct Model {
+    config: ModelConfig,
+    embed: Tensor,
+    head: Option<Tensor>,
+    norm: Tensor,
+    blocks: Vec<Block>,
+}
+
+struct Block {
+    mixer_norm: Tensor,
+    mixer: Mixer,
+    ffn_norm: Tensor,
+    ffn: Ffn,
+}
+
+/// `ttt-linear` with its convolution, projections, norm and gate.
+struct Mixer {
+    settings: Settings,
+    eps: f32,
+    conv: Option<Tensor>,
+    qkv: [Tensor; 3],
+    gate: Option<Tensor>,
+    lr_weight: Tensor,
+    lr_bias: Tensor,
+    tau: Tensor,
+    ln_weight: Tensor,
+    ln_bias: Tensor,
+    w0: Tensor,
+    u0: Tensor,
+    decay: Tensor,
+    out_norm: Tensor,
+    o: Tensor,
+}
+
+struct Ffn {
+    config: ModelConfig,
+    gate_up: [Tensor; 2],
+    sub_norm: Tensor,
+    down: Tensor,
+}
+
+impl Model {
+    /// Builds the model over `weights` by their checkpoint names; the tensors are shared, not copied.
+    ///
+    /// # Errors
+    /// When a tensor is missing or has another shape than the configuration asks for.
+    pub fn load(config: &ModelConfig, weights: &HashMap<String, Tensor>) -> anyhow::Result<Self> {
+        params::check(config, weights)?;
+        let get = |name: &str| weights[name].clone();
+        let blocks = (0..config.n_layers)
+            .map(|l| Block::load(config, &|name| get(&format!("layers.{l}.{name}"))))
+            .collect();
+        Ok(Self {
+            embed: get("embed.weight"),
+            head: (!config.tie_embeddings).then(|| get("head.weight")),
+            norm: get("norm.weight"),
+            blocks,
+            config: config.clone(),
+        })
+    }
+
+    /// Builds the model over trainable variables.
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    pub fn from_vars(config: &ModelConfig, vars: &[(String, Var)]) -> anyhow::Result<Self> {
+        let shared = |(name, var): &(String, Var)| (name.clone(), var.as_tensor().clone());
+        Self::load(config, &vars.iter().map(shared).collect())
+    }
+
+    /// Logits `[B, T, V]` for `tokens [B, T]` (u32). Every row starts with a fresh state.
+    ///
+    /// # Errors
+    /// When a token is out of range.
+    pub fn forward(&self, tokens: &Tensor) -> Result<Tensor> {
+        let mut h = embedding(tokens, &self.embed)?;
+        for block in &self.blocks {
+            h = block.forward(&h, self.config.norm_eps)?;
+        }
+        let h = rms_norm(&h, &self.norm, self.config.norm_eps)?;
+        int8_head(&h, self.head.as_ref().unwrap_or(&self.embed))
+    }
+
+    /// Sets the inner base learning rate of every layer: 0 freezes what the model adapts.
+    pub fn set_base_lr(&mut self, base_lr: f32) {
+        for block in &mut self.blocks {
+            block.mixer.settings.base_lr = base_lr;
+        }
+    }
+}
+
+impl Block {
+    fn load(config: &ModelConfig, get: &dyn Fn(&str) -> Tensor) -> Self {
+        Self {
+            mixer_norm: get("mixer_norm.weight"),
+            mixer: Mixer::load(config, get),
+            ffn_norm: get("ffn_norm.weight"),
+            ffn: Ffn {
+                config: config.clone(),
+                gate_up: [get("ffn.gate.weight"), get("ffn.up.weight")],
+                sub_norm: get("ffn.sub_norm.weight"),
+                down: get("ffn.down.weight"),
+            },
+        }
+    }
+
+    /// `h += Mixer(RMSNorm(h))`, then `h += FFN(RMSNorm(h))`.
+    fn forward(&self, h: &Tensor, eps: f32) -> Result<Tensor> {
+        let h = (h + self.mixer.forward(&rms_norm(h, &self.mixer_norm, eps)?)?)?;
+        let m = self.ffn.forward(&rms_norm(&h, &self.ffn_norm, eps)?)?;
+        h + m
+    }
+}
+
+impl Mixer {
+    fn load(config: &ModelConfig, get: &dyn Fn(&str) -> Tensor) -> Self {
+        Self {
+            settings: Settings {
+                heads: config.n_heads,
+                d_head: config.d_head(),
+                mini_batch: config.mini_batch,
+                base_lr: config.ttt_base_lr,
+                rope_theta: config.rope_theta,
+                anchor_decay: config.anchor_decay,
+            },
+            eps: config.norm_eps,
+            conv: config.conv.then(|| get("mixer.conv.weight")),
+            qkv: ["q", "k", "v"].map(|name| get(&format!("mixer.{name}.weight"))),
+            gate: config.gate.then(|| get("mixer.gate.weight")),
+            lr_weight: get("mixer.lr.weight"),
+            lr_bias: get("mixer.lr.bias"),
+            tau: get("mixer.tau.bias"),
+            ln_weight: get("mixer.ln.weight"),
+            ln_bias: get("mixer.ln.bias"),
+            w0: get("mixer.w0"),
+            u0: get("mixer.u0"),
+            decay: get("mixer.decay"),
+            out_norm: get("mixer.out_norm.weight"),
+            o: get("mixer.o.weight"),
+        }
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let x = match &self.conv {
+            Some(weight) => causal_conv(x, weight)?,
+            None => x.clone(),
+        };
+        let qkv = bit_linear(&x, &Tensor::cat(&self.qkv, 0)?, 3)?;
+        let lr = self.inner_rates(&x)?;
+        let learned = Learned {
+            w0: &self.w0,
+            u0: &self.u0,
+            ln_weight: &self.ln_weight,
+            ln_bias: &self.ln_bias,
+            decay: &self.decay,
+            tau: &self.tau,
+        };
+        let y = ttt_linear(&qkv, &lr, &learned, &self.settings)?;
+        let y = match &self.gate {
+            Some(gate) => gated_norm(&y, &self.out_norm, &bit_linear(&x, gate, 1)?, self.eps)?,
+            None => rms_norm(&y, &self.out_norm, self.eps)?,
+        };
+        bit_linear(&y, &self.o, 1)
+    }
+
+    /// Logits of the inner learning rates, `[B, T, H]`; not a BitLinear.
+    fn inner_rates(&self, x: &Tensor) -> Result<Tensor> {
+        let (b, t, d) = x.dims3()?;
+        let flat = x.reshape((b * t, d))?.matmul(&self.lr_weight.t()?)?;
+        flat.broadcast_add(&self.lr_bias)?.reshape((b, t, ()))
+    }
+}
+
+impl Ffn {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let gate_up = bit_linear(x, &Tensor::cat(&self.gate_up, 0)?, 2)?;
+        let config = &self.config;
+        let m = glu_norm(&gate_up, &self.sub_norm, config.activation, config.norm_eps)?;
+        bit_linear(&m, &self.down, 1)
+    }
+}
+
+#[cfg(test)]
+mod tests;
