@@ -19,6 +19,7 @@ pub mod field {
     pub const TOKENS: usize = 0;
     pub const MERGES: usize = 4;
     pub const TEXT_BYTES: usize = 8;
+    pub const RESERVED: usize = 12;
 }
 
 /// Views of a tokenizer section. Ids are u16 up to 65,536 tokens, u32 above.
