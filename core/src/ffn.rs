@@ -6,7 +6,7 @@ use crate::workspace::{Pass, Workspace};
 /// Runs `n` tokens: `space.x` holds the normed input and receives the result.
 pub(crate) fn forward(ffn: &Ffn<'_>, pass: &Pass<'_>, space: &mut Workspace<'_>) {
     let config = pass.config;
-    let (d_model, d_ffn) = (config.d_model as usize, config.d_ffn as usize);
+    let (d_model, d_ffn) = (config.d_model as usize, (config.d_ffn as usize).max(1));
     space.quantised.fill(pass.backend, space.x, d_model);
     let n = pass.tokens * d_ffn;
     let (gate, rest) = space.hidden.split_at_mut(n.min(space.hidden.len()));

@@ -147,7 +147,7 @@ impl<'m, 's> Session<'m, 's> {
     pub fn prefill(&mut self, tokens: &[u32]) -> Result<&mut [f32], SessionError> {
         self.check(tokens)?;
         let mut last = 0;
-        for chunk in tokens.chunks(self.batch.tokens()) {
+        for chunk in tokens.chunks(self.batch.tokens().max(1)) {
             self.pass(chunk);
             last = chunk.len();
         }
@@ -173,7 +173,7 @@ impl<'m, 's> Session<'m, 's> {
         each: &mut dyn FnMut(usize, &mut [f32]),
     ) -> Result<(), SessionError> {
         self.check(tokens)?;
-        let batch = self.batch.tokens();
+        let batch = self.batch.tokens().max(1);
         for (c, chunk) in tokens.chunks(batch).enumerate() {
             self.pass(chunk);
             for t in 0..chunk.len() {

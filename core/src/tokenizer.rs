@@ -6,6 +6,7 @@
 
 use crate::format::BlobError;
 use crate::format::read::{slice_at, u16_at, u32_at};
+use core::cell::Cell;
 use core::fmt;
 
 /// Size of the header before the arrays.
@@ -92,7 +93,7 @@ impl<'a> Tokenizer<'a> {
 
     /// Number of merges.
     pub fn merges(&self) -> usize {
-        self.merges.len() / (4 * self.width)
+        self.merges.len() / if self.width == 2 { 8 } else { 16 }
     }
 
     /// Bytes of a token; empty for special tokens and for ids out of range.
@@ -154,8 +155,12 @@ impl<'a> Tokenizer<'a> {
             if let Some(first) = tail.first_mut() {
                 *first = id;
             }
-            if let Some(moved) = tail.get_mut(1..) {
-                moved.rotate_left(1);
+            // Not `rotate_left`, which may panic.
+            let cells = Cell::from_mut(tail).as_slice_of_cells();
+            for pair in cells.windows(2).skip(1) {
+                if let [hole, next] = pair {
+                    hole.set(next.get());
+                }
             }
             len -= 1;
         }

@@ -235,7 +235,7 @@ impl TttHead<'_, '_> {
     /// mini-batch. `temp` holds `2 d` words; `out` is `[d]`.
     #[inline(always)]
     pub(crate) fn step(&mut self, token: &TttToken<'_>, temp: &mut [f32], out: &mut [f32]) {
-        let d = out.len();
+        let d = out.len().max(1);
         let Some((z, zq)) = temp.split_at_mut_checked(d) else {
             return;
         };
@@ -314,7 +314,7 @@ impl TttHead<'_, '_> {
     /// [`FAST_LIMIT`]) and was dropped. `temp` holds `d` words.
     #[inline(always)]
     pub(crate) fn close(&mut self, tau: f32, temp: &mut [f32]) -> bool {
-        let d = self.ln_scale.len();
+        let d = self.ln_scale.len().max(1);
         if self.rates.iter().all(|&rate| rate == 0.0) {
             return true;
         }

@@ -97,9 +97,7 @@ fn rows<W>(
     scale: impl Fn(usize) -> f32,
     dot: impl Fn(&[W], &[i8], i32) -> i32,
 ) {
-    let Some(width) = data.len().checked_div(m.rows).filter(|&width| width > 0) else {
-        return;
-    };
+    let width = data.len().checked_div(m.rows).unwrap_or(0).max(1);
     for (r, row) in data.chunks_exact(width).enumerate() {
         let weight_scale = scale(r);
         let tokens = q

@@ -17,7 +17,7 @@ pub(crate) fn forward(
     space: &mut Workspace<'_>,
 ) -> u32 {
     let config = pass.config;
-    let d_model = config.d_model as usize;
+    let d_model = (config.d_model as usize).max(1);
     let heads = config.n_heads as usize * head_state(config);
     let Some((heads, history)) = state.split_at_mut_checked(heads) else {
         return 0;
@@ -87,7 +87,10 @@ impl Token<'_> {
         temp: &mut [f32],
     ) -> u32 {
         let config = pass.config;
-        let (d, b) = (config.d_head() as usize, config.mini_batch as usize);
+        let (d, b) = (
+            (config.d_head() as usize).max(1),
+            config.mini_batch as usize,
+        );
         let i = pass.place(self.t);
         let angles = rope.get(i * d..(i + 1) * d).unwrap_or(&[]);
         let Some((rates, temp)) = split_rates(temp, config) else {
@@ -152,7 +155,7 @@ fn head<'s, 'w>(
     h: usize,
 ) -> Option<TttHead<'s, 'w>> {
     let (d, b) = (config.d_head() as usize, config.mini_batch as usize);
-    let own = state.chunks_exact_mut(head_state(config)).nth(h)?;
+    let own = state.chunks_exact_mut(head_state(config).max(1)).nth(h)?;
     let (fast, rest) = own.split_at_mut_checked(d * d + d)?;
     let (keys, rest) = rest.split_at_mut_checked(b * d)?;
     let (grads, rates) = rest.split_at_mut_checked(b * d)?;
