@@ -8,7 +8,6 @@
 pub mod blueprint;
 mod error;
 pub mod pack;
-pub mod quantise;
 pub mod random;
 mod save;
 pub mod tokenizer;
