@@ -150,5 +150,5 @@ pub(crate) const fn quantised_words(width: usize) -> usize {
 
 /// Codes are followed by zeros up to a multiple of 64, plus one block that a kernel may read ahead.
 pub(crate) const fn padded(width: usize) -> usize {
-    (width / 64 + 1) * 64
+    width.next_multiple_of(64) + 64
 }

@@ -9,7 +9,6 @@ use core::arch::x86_64::*;
 /// `out[t, r] = row_r . activations_t`, see [`super::Backend::matmul`].
 #[target_feature(enable = "avx2")]
 pub(crate) fn matmul(m: &Matrix<'_>, q: &Quantised<'_>, x: &[f32], out: &mut [f32]) {
-    let cols = m.cols;
     match m.weights {
         Weights::T2(data, scale) => super::rows(
             data,
@@ -17,7 +16,7 @@ pub(crate) fn matmul(m: &Matrix<'_>, q: &Quantised<'_>, x: &[f32], out: &mut [f3
             q,
             out,
             |r| scale.of(r),
-            |row, q, sum| t2_dot(row, q, cols, sum),
+            |row, q, sum| t2_dot(row, q, sum),
         ),
         Weights::T5(data, scale) => super::rows(
             data,
@@ -25,7 +24,7 @@ pub(crate) fn matmul(m: &Matrix<'_>, q: &Quantised<'_>, x: &[f32], out: &mut [f3
             q,
             out,
             |r| scale.of(r),
-            |row, q, sum| t5_dot(row, q, cols, sum),
+            |row, q, sum| t5_dot(row, q, sum),
         ),
         Weights::I8(data, scales) => super::rows(
             data,
@@ -42,70 +41,69 @@ pub(crate) fn matmul(m: &Matrix<'_>, q: &Quantised<'_>, x: &[f32], out: &mut [f3
 /// `sum_i T_i q_i` over one `t2` row: unsigned codes times activations, minus the activations' sum.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn t2_dot(row: &[u8], q: &[i8], cols: usize, sum: i32) -> i32 {
-    planes_dot::<4>(
-        row,
-        q,
-        cols,
-        |bytes| t2_codes(bytes),
-        |byte, plane| scalar::t2_trit(byte, plane) + 1,
-    ) - sum
+fn t2_dot(row: &[u8], q: &[i8], sum: i32) -> i32 {
+    planes_dot::<4>(row, q, |bytes| t2_codes(bytes)) - sum
 }
 
 /// `sum_i T_i q_i` over one `t5` row.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn t5_dot(row: &[u8], q: &[i8], cols: usize, sum: i32) -> i32 {
-    planes_dot::<5>(
-        row,
-        q,
-        cols,
-        |bytes| t5_codes(bytes),
-        |byte, plane| scalar::t5_trit(byte, plane) + 1,
-    ) - sum
+fn t5_dot(row: &[u8], q: &[i8], sum: i32) -> i32 {
+    planes_dot::<5>(row, q, |bytes| t5_codes(bytes)) - sum
 }
 
-/// Walks the blocks as `scalar` does; within a block, 32 bytes at a time and the rest byte by byte.
+/// Walks the blocks as `scalar` does, 32 bytes at a time; a rest is padded with bytes whose codes are all 0.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn planes_dot<const P: usize>(
     row: &[u8],
     q: &[i8],
-    cols: usize,
-    codes: impl Fn(__m256i) -> [__m256i; P] + Copy,
-    code: impl Fn(u8, usize) -> i32 + Copy,
+    codes: impl Fn(__m256i) -> [__m256i; P],
 ) -> i32 {
     let mut total = _mm256_setzero_si256();
-    let mut rest = 0;
-    let mut q = q;
-    let mut left = cols;
-    for block in row.chunks(64) {
-        let stride = block.len();
+    for (b, block) in row.chunks(64).enumerate() {
+        let q = q.get(b * 64 * P..).unwrap_or(&[]);
         let (vectors, tail) = block.as_chunks::<32>();
         for (j, bytes) in vectors.iter().enumerate() {
-            let planes = codes(load(bytes));
-            let mut pairs = _mm256_setzero_si256();
-            for (p, plane) in planes.into_iter().enumerate() {
-                let activations = load_q(q, p * stride + j * 32);
-                pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16(plane, activations));
-            }
-            total = _mm256_add_epi32(total, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+            total = add_planes(total, codes(load(bytes)), q, block.len(), j * 32);
         }
         if !tail.is_empty() {
-            let done = stride - tail.len();
-            for p in 0..P {
-                let q = q.get(p * stride + done..).unwrap_or(&[]);
-                rest += tail
-                    .iter()
-                    .zip(q)
-                    .map(|(&byte, &q)| code(byte, p) * i32::from(q))
-                    .sum::<i32>();
-            }
+            let mut padded = [0; 32];
+            padded
+                .iter_mut()
+                .zip(tail)
+                .for_each(|(to, &from)| *to = from);
+            total = add_planes(
+                total,
+                codes(load(&padded)),
+                q,
+                block.len(),
+                vectors.len() * 32,
+            );
         }
-        q = q.get(left.min(64 * P)..).unwrap_or(&[]);
-        left = left.saturating_sub(64 * P);
     }
-    rest + horizontal_sum(total)
+    horizontal_sum(total)
+}
+
+/// Adds 32 bytes' codes times activations: plane `p` meets `q[p * stride + at..]`. Pairs stay below
+/// `P * 2 * 3 * 127` in 16 bits.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn add_planes<const P: usize>(
+    total: __m256i,
+    planes: [__m256i; P],
+    q: &[i8],
+    stride: usize,
+    at: usize,
+) -> __m256i {
+    let mut pairs = _mm256_setzero_si256();
+    let mut p = 0;
+    while p < P {
+        let products = _mm256_maddubs_epi16(planes[p], load_q(q, p * stride + at));
+        pairs = _mm256_add_epi16(pairs, products);
+        p += 1;
+    }
+    _mm256_add_epi32(total, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
 }
 
 #[inline]
@@ -127,11 +125,13 @@ fn t2_codes(bytes: __m256i) -> [__m256i; 4] {
 fn t5_codes(bytes: __m256i) -> [__m256i; 5] {
     let mut x = bytes;
     let mut out = [bytes; 5];
-    for plane in &mut out {
+    let mut p = 0;
+    while p < out.len() {
         let one = at_least(x, _mm256_set1_epi8(86));
         let two = at_least(x, _mm256_set1_epi8(171u8 as i8));
-        *plane = _mm256_sub_epi8(_mm256_setzero_si256(), _mm256_add_epi8(one, two));
+        out[p] = _mm256_sub_epi8(_mm256_setzero_si256(), _mm256_add_epi8(one, two));
         x = _mm256_add_epi8(_mm256_add_epi8(x, x), x);
+        p += 1;
     }
     out
 }
@@ -167,7 +167,7 @@ fn load(bytes: &[u8; 32]) -> __m256i {
     unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
 }
 
-/// 32 activations from `at`; zeros where the slice is shorter, which a checked model never asks for.
+/// 32 activations from `at`. Codes are followed by enough zeros (`memory::padded`) for every load that is asked for.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn load_q(q: &[i8], at: usize) -> __m256i {

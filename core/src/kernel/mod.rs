@@ -105,10 +105,10 @@ fn rows<W>(
             .chunks_exact(q.stride.max(1))
             .zip(q.scales)
             .zip(q.sums);
-        for (((codes, &scale), &sum), out) in
-            tokens.zip(out.iter_mut().skip(r).step_by(m.rows.max(1)))
-        {
-            *out = dot(row, codes, sum) as f32 * (scale * weight_scale);
+        for (t, ((codes, &scale), &sum)) in tokens.enumerate() {
+            if let Some(out) = out.get_mut(t * m.rows + r) {
+                *out = dot(row, codes, sum) as f32 * (scale * weight_scale);
+            }
         }
     }
 }
