@@ -14,6 +14,9 @@ pub fn save_atomically(path: &Path, bytes: &[u8]) -> Result<(), ExportError> {
         path: path.display().to_string(),
         source,
     };
+    if path.exists() && !path.is_file() {
+        return Err(fault(std::io::Error::other("it exists and is not a regular file")));
+    }
     let folder = path
         .parent()
         .filter(|p| !p.as_os_str().is_empty())
