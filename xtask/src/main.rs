@@ -1,1 +1,49 @@
-fn main() {}
+//! Project chores: `cargo xtask test` is the whole test run, `cargo xtask firmware` runs the boards.
+
+mod blob;
+mod boards;
+mod command;
+mod elf;
+mod firmware;
+mod host;
+mod report;
+mod setup;
+mod test;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+#[derive(Parser)]
+#[command(about = "Project chores of bitttt")]
+struct Cli {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// Sets up what it needs, then runs every check and test there is
+    Test,
+    /// Builds the firmware of every board, runs it in an emulator and compares it with this machine
+    ///
+    /// Example: cargo xtask firmware --prompt "Once upon" --tokens 64
+    Firmware(firmware::Options),
+    /// Installs emulators and compiler targets, or says how to
+    Setup,
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().chore {
+        Chore::Test => test::run(),
+        Chore::Firmware(options) => firmware::run(&options),
+        Chore::Setup => setup::everything(),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

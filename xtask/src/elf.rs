@@ -1,0 +1,83 @@
+//! What a linked firmware says about itself: flash that it takes, and whether anything in it could panic.
+
+use anyhow::{Context, Result, ensure};
+use object::{Object, ObjectSegment, ObjectSymbol};
+use std::path::Path;
+
+/// Parts of symbol names that are linked only where code may panic.
+const PANICS: &[&str] = &[
+    "panicking",
+    "panic_fmt",
+    "unwrap_failed",
+    "expect_failed",
+    "slice_index_fail",
+    "len_mismatch_fail",
+    "rust_begin_unwind",
+];
+
+/// A linked firmware.
+pub struct Image {
+    /// Bytes that go into flash, initial values of statics included.
+    pub flash_bytes: u64,
+    /// Symbols of the panic machinery.
+    pub panics: Vec<String>,
+}
+
+impl Image {
+    /// Reads an ELF file.
+    pub fn read(path: &Path) -> Result<Self> {
+        let file = path.display();
+        let bytes = std::fs::read(path).with_context(|| format!("cannot read {file}"))?;
+        Self::parse(&bytes).with_context(|| format!("{file} is not a firmware"))
+    }
+
+    fn parse(bytes: &[u8]) -> Result<Self> {
+        let elf = object::File::parse(bytes)?;
+        let names: Vec<&str> = elf
+            .symbols()
+            .filter_map(|symbol| symbol.name().ok())
+            .collect();
+        ensure!(
+            names.len() > 5,
+            "it is stripped: no symbols to look through"
+        );
+        Ok(Self {
+            flash_bytes: elf.segments().map(|segment| segment.file_range().1).sum(),
+            panics: panics(&names),
+        })
+    }
+}
+
+fn panics(names: &[&str]) -> Vec<String> {
+    let found = names
+        .iter()
+        .filter(|name| PANICS.iter().any(|panic| name.contains(panic)));
+    found.map(|name| (*name).to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn panic_machinery_is_found_in_either_mangling() {
+        let names = [
+            "_ZN4core9panicking9panic_fmt17h9E",
+            "_RNvNtCs_4core9panicking5panic",
+            "_ZN4core6option13unwrap_failed17hE",
+            "_ZN11bitttt_core7session7Session4pass17hE",
+        ];
+        assert_eq!(panics(&names), names[..3]);
+    }
+
+    #[test]
+    fn a_std_binary_is_seen_to_panic() {
+        let image = Image::read(&std::env::current_exe().unwrap()).unwrap();
+        assert!(!image.panics.is_empty() && image.flash_bytes > 10_000);
+    }
+
+    #[test]
+    fn what_is_not_an_elf_is_refused() {
+        assert!(Image::parse(b"BTTT").is_err());
+    }
+}

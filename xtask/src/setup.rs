@@ -1,0 +1,149 @@
+//! Brings what the tests need onto the machine, or says in one line what is missing and how to get it.
+
+use crate::boards::BOARDS;
+use crate::command::{cargo, command, output, run, succeeds};
+use anyhow::{Result, anyhow};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Debian's newer compiler: it comes with the sources of `core`, from which any target can be built.
+const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
+const DEBIAN_LINKER: &str = "ld.lld-22";
+const DEBIAN_PACKAGES: &[&str] = &["rustc-web", "rust-web-src", "lld-22"];
+
+/// Set this variable to test the second way of compiling for a target where the first one works too.
+const FORCE_DEBIAN: &str = "BITTTT_DEBIAN_RUSTC";
+
+/// A compiler for a bare target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Toolchain {
+    /// The active one; the target's `core` is installed.
+    Installed,
+    /// Debian's, which builds `core` from source.
+    Debian,
+}
+
+impl Toolchain {
+    /// Makes a `cargo build` for `target` use this compiler.
+    pub fn apply(self, build: &mut Command, target: &str) {
+        build.env_remove("RUSTFLAGS"); // would replace the linker flags of the crate's own config
+        if self == Self::Debian {
+            let linker = format!(
+                "CARGO_TARGET_{}_LINKER",
+                target.replace('-', "_").to_uppercase()
+            );
+            build
+                .args(["-Z", "build-std=core"])
+                .env("RUSTC", DEBIAN_RUSTC)
+                .env("RUSTC_BOOTSTRAP", "1");
+            build.env(linker, DEBIAN_LINKER);
+        }
+    }
+}
+
+/// A compiler for `target`, installed if need be.
+pub fn toolchain(target: &str) -> Result<Toolchain> {
+    let forced = std::env::var_os(FORCE_DEBIAN).is_some();
+    if !forced && (has_target(target) || add_target(target)) {
+        return Ok(Toolchain::Installed);
+    }
+    if has_debian() || (install(DEBIAN_PACKAGES) && has_debian()) {
+        return Ok(Toolchain::Debian);
+    }
+    Err(anyhow!(
+        "no compiler for {target}: run `rustup target add {target}`, or on Debian as root `apt-get install {}`",
+        DEBIAN_PACKAGES.join(" ")
+    ))
+}
+
+/// Installs an emulator if need be.
+pub fn emulator(program: &str) -> Result<()> {
+    let works = || succeeds(command(program).arg("--version"));
+    if works() || (install(&[program]) && works()) {
+        return Ok(());
+    }
+    Err(anyhow!(
+        "{program} is missing: install it, on Debian as root with `apt-get install {program}`"
+    ))
+}
+
+/// Installs the test runner if need be.
+pub fn nextest() -> Result<()> {
+    if succeeds(&mut cargo(&["nextest", "--version"])) {
+        return Ok(());
+    }
+    run(&mut cargo(&["install", "cargo-nextest", "--locked"]))
+}
+
+/// Installs rustfmt and clippy if need be.
+pub fn components() -> Result<()> {
+    let works = || {
+        succeeds(&mut cargo(&["fmt", "--version"]))
+            && succeeds(&mut cargo(&["clippy", "--version"]))
+    };
+    if works() {
+        return Ok(());
+    }
+    run(command("rustup").args(["component", "add", "rustfmt", "clippy"]))
+}
+
+/// Installs everything; false where something is missing.
+pub fn everything() -> Result<bool> {
+    let boards = BOARDS
+        .iter()
+        .flat_map(|board| [emulator(board.emulator), toolchain(board.target).map(drop)]);
+    let faults: Vec<_> = [nextest(), components()]
+        .into_iter()
+        .chain(boards)
+        .filter_map(Result::err)
+        .collect();
+    faults.iter().for_each(|fault| eprintln!("{fault:#}"));
+    if faults.is_empty() {
+        eprintln!("everything is there");
+    }
+    Ok(faults.is_empty())
+}
+
+/// Whether the active compiler has a `core` for the target; asks no rustup, which not everybody has.
+fn has_target(target: &str) -> bool {
+    let folder = output(command("rustc").args(["--print", "target-libdir", "--target", target]));
+    folder.is_some_and(|folder| Path::new(&folder).is_dir())
+}
+
+fn add_target(target: &str) -> bool {
+    // The list of files, not the exit status, is believed.
+    let _ = run(command("rustup").args(["target", "add", target]));
+    has_target(target)
+}
+
+fn has_debian() -> bool {
+    Path::new(DEBIAN_RUSTC).is_file()
+        && succeeds(command(DEBIAN_LINKER).arg("--version"))
+        && debian_sources().is_some_and(|sources| sources.is_dir())
+}
+
+/// Folder of the standard library's sources that Debian's compiler looks into.
+fn debian_sources() -> Option<PathBuf> {
+    let sysroot = output(command(DEBIAN_RUSTC).args(["--print", "sysroot"]))?;
+    Some(Path::new(&sysroot).join("lib/rustlib/src/rust/library/core"))
+}
+
+/// Installs Debian packages where this is Debian and we may; believes nothing, callers look for themselves.
+fn install(packages: &[&str]) -> bool {
+    let root = output(command("id").arg("-u")).as_deref() == Some("0");
+    if !root || !succeeds(command("apt-get").arg("--version")) {
+        return false;
+    }
+    eprintln!("installing {}", packages.join(" "));
+    let apt = |arguments: &[&str]| {
+        run(command("apt-get")
+            .args(["-qq", "-y"])
+            .args(arguments)
+            .env("DEBIAN_FRONTEND", "noninteractive"))
+    };
+    let update = apt(&["update"]);
+    let arguments = [&["install", "--no-install-recommends"], packages].concat();
+    [update, apt(&arguments)]
+        .into_iter()
+        .all(|done| done.map_err(|fault| eprintln!("{fault:#}")).is_ok())
+}

@@ -1,0 +1,228 @@
+//! `cargo xtask test`: every check there is, one after the other, and at the end what ran and what did not.
+
+use crate::blob;
+use crate::boards::BOARDS;
+use crate::command::{cargo, root, run as run_command};
+use crate::firmware;
+use crate::host::Job;
+use crate::setup::{self, Toolchain};
+use anyhow::{Result, anyhow, bail};
+use bitttt_core::format::DType;
+use std::time::{Duration, Instant};
+
+type Step = fn() -> Result<()>;
+
+/// How a step ended.
+#[derive(Debug)]
+enum End {
+    Passed,
+    Failed(String),
+    Skipped(String),
+}
+
+/// A step that cannot run here, and why.
+#[derive(Debug)]
+struct Skip(String);
+
+impl std::fmt::Display for Skip {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Skip {}
+
+/// Runs everything; false where a step failed.
+pub fn run() -> Result<bool> {
+    let steps: [(&str, Step); 9] = [
+        ("format", format),
+        ("clippy", clippy),
+        ("clippy, firmware", clippy_firmware),
+        ("tests", tests),
+        ("examples in the docs", doc_tests),
+        ("core tests, backend forced to scalar", scalar_tests),
+        ("core without std", bare_core),
+        ("docs", docs),
+        ("firmware in emulators", firmwares),
+    ];
+    let strict = std::env::var("CI").is_ok_and(|ci| ci == "true");
+    let ends: Vec<_> = steps
+        .into_iter()
+        .map(|(name, step)| perform(name, step, strict))
+        .collect();
+    Ok(summarise(&ends))
+}
+
+fn perform(
+    name: &'static str,
+    step: fn() -> Result<()>,
+    strict: bool,
+) -> (&'static str, End, Duration) {
+    eprintln!("\n=== {name}");
+    let start = Instant::now();
+    let end = judge(step(), strict);
+    (name, end, start.elapsed())
+}
+
+/// Where nobody watches, what cannot run has failed.
+fn judge(result: Result<()>, strict: bool) -> End {
+    match result {
+        Ok(()) => End::Passed,
+        Err(error) if !strict && error.is::<Skip>() => End::Skipped(format!("{error:#}")),
+        Err(error) => End::Failed(format!("{error:#}")),
+    }
+}
+
+fn summarise(ends: &[(&str, End, Duration)]) -> bool {
+    eprintln!("\n=== summary");
+    for (name, end, time) in ends {
+        let (word, why) = match end {
+            End::Passed => ("passed", ""),
+            End::Failed(why) => ("FAILED", why.as_str()),
+            End::Skipped(why) => ("skipped", why.as_str()),
+        };
+        eprintln!(
+            "{word:8}{:6.1} s  {name}{}{why}",
+            time.as_secs_f32(),
+            if why.is_empty() { "" } else { ": " }
+        );
+    }
+    !ends.iter().any(|(_, end, _)| matches!(end, End::Failed(_)))
+}
+
+fn format() -> Result<()> {
+    setup::components()?;
+    run_command(&mut cargo(&["fmt", "--all", "--check"]))?;
+    for board in BOARDS {
+        run_command(cargo(&["fmt", "--check"]).current_dir(root().join(board.folder)))?;
+    }
+    Ok(())
+}
+
+fn clippy() -> Result<()> {
+    setup::components()?;
+    run_command(&mut cargo(&[
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--",
+        "-D",
+        "warnings",
+    ]))
+}
+
+fn clippy_firmware() -> Result<()> {
+    let blob = blob::choose(None)?;
+    let job = Job {
+        blob: &blob,
+        prompt: "Ada",
+        tokens: 1,
+    };
+    for board in BOARDS {
+        if toolchain(board.target)? == Toolchain::Debian {
+            return Err(skip("clippy needs a target that rustup has installed"));
+        }
+        let mut clippy = firmware::build(board, Toolchain::Installed, &job, "clippy");
+        run_command(clippy.args(["--", "-D", "warnings"]))?;
+    }
+    Ok(())
+}
+
+fn tests() -> Result<()> {
+    setup::nextest()?;
+    run_command(&mut cargo(&[
+        "nextest",
+        "run",
+        "--workspace",
+        "--no-fail-fast",
+    ]))
+}
+
+fn doc_tests() -> Result<()> {
+    run_command(&mut cargo(&["test", "--workspace", "--doc", "--quiet"]))
+}
+
+fn scalar_tests() -> Result<()> {
+    setup::nextest()?;
+    // Other flags rebuild everything: a target folder of its own keeps the usual build.
+    let mut tests = cargo(&[
+        "nextest",
+        "run",
+        "--package",
+        "bitttt-core",
+        "--target-dir",
+        "target/scalar",
+    ]);
+    run_command(tests.env("RUSTFLAGS", "--cfg bitttt_backend=\"scalar\""))
+}
+
+fn bare_core() -> Result<()> {
+    for board in BOARDS {
+        let toolchain = toolchain(board.target)?;
+        let mut build = cargo(&[
+            "build",
+            "--package",
+            "bitttt-core",
+            "--target",
+            board.target,
+        ]);
+        toolchain.apply(&mut build, board.target);
+        run_command(&mut build)?;
+    }
+    Ok(())
+}
+
+fn docs() -> Result<()> {
+    run_command(cargo(&["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))
+}
+
+/// The demo, if it is there, and random models in both ternary packings.
+fn firmwares() -> Result<()> {
+    for board in BOARDS {
+        toolchain(board.target)?;
+        setup::emulator(board.emulator).map_err(|why| skip(&why.to_string()))?;
+    }
+    let random = [blob::random(DType::T2)?, blob::random(DType::T5)?];
+    for blob in blob::demo().into_iter().chain(random) {
+        // 40 tokens: the mini-batch closes more than once.
+        let rows = firmware::all(&Job {
+            blob: &blob,
+            prompt: "Ada",
+            tokens: 40,
+        })?;
+        if !rows.iter().all(firmware::Row::is_ok) {
+            bail!("a board's firmware is not ok with {}", blob.display());
+        }
+    }
+    Ok(())
+}
+
+fn toolchain(target: &str) -> Result<Toolchain> {
+    setup::toolchain(target).map_err(|why| skip(&why.to_string()))
+}
+
+fn skip(why: &str) -> anyhow::Error {
+    anyhow!(Skip(why.to_owned()))
+}
+
+#[cfg(test)]
+mod unit {
+    use super::*;
+
+    #[test]
+    fn a_step_that_cannot_run_is_skipped_with_its_reason() {
+        let end = judge(Err(skip("no emulator")), false);
+        assert!(matches!(&end, End::Skipped(why) if why == "no emulator"));
+        assert!(summarise(&[("firmware", end, Duration::ZERO)]));
+    }
+
+    #[test]
+    fn where_nobody_watches_a_step_that_cannot_run_has_failed() {
+        let end = judge(Err(skip("no emulator")), true);
+        assert!(matches!(&end, End::Failed(_)));
+        assert!(!summarise(&[
+            ("docs", End::Passed, Duration::ZERO),
+            ("firmware", end, Duration::ZERO)
+        ]));
+    }
+}
