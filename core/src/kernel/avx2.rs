@@ -1,4 +1,5 @@
-//! AVX2: integer dot products by `vpmaddubsw`; float kernels are the shared bodies compiled for 256-bit registers.
+//! AVX2: integer dot products by `vpmaddubsw`, four rows at a time; float kernels are the shared bodies compiled for
+//! 256-bit registers.
 //!
 //! Every function here requires AVX2; `kernel::Backend` hands out the AVX2 value only where it is present.
 
@@ -6,134 +7,108 @@ use super::{Quantised, lanes, scalar};
 use crate::model::{Matrix, Weights};
 use core::arch::x86_64::*;
 
+/// Rows that share the loads of activations.
+const ROWS: usize = 4;
+
 /// `out[t, r] = row_r . activations_t`, see [`super::Backend::matmul`].
 #[target_feature(enable = "avx2")]
 pub(crate) fn matmul(m: &Matrix<'_>, q: &Quantised<'_>, x: &[f32], out: &mut [f32]) {
     match m.weights {
-        Weights::T2(data, scale) => super::rows(
-            data,
-            m,
-            q,
-            out,
-            |r| scale.of(r),
-            |row, q, sum| t2_dot(row, q, sum),
-        ),
-        Weights::T5(data, scale) => super::rows(
-            data,
-            m,
-            q,
-            out,
-            |r| scale.of(r),
-            |row, q, sum| t5_dot(row, q, sum),
-        ),
-        Weights::I8(data, scales) => super::rows(
-            data,
-            m,
-            q,
-            out,
-            |r| super::at(scales, r),
-            |row, q, _| i8_dot(row, q),
-        ),
+        Weights::T2(data, scale) => {
+            planes_matmul::<4>(data, m, q, out, |r| scale.of(r), |bytes| t2_next(bytes));
+        }
+        Weights::T5(data, scale) => {
+            planes_matmul::<5>(data, m, q, out, |r| scale.of(r), |bytes| t5_next(bytes));
+        }
+        Weights::I8(data, scales) => {
+            let width = super::row_width(data, m);
+            let dot = |r, q: &[i8], _| [i8_dot(super::row(data, r, width), q)];
+            super::rows(0..m.rows, m, q, out, |r| super::at(scales, r), dot);
+        }
         Weights::Float(data) => super::float_rows(data, m, x, out),
     }
 }
 
-/// `sum_i T_i q_i` over one `t2` row: unsigned codes times activations, minus the activations' sum.
+/// A packed matrix of `P` planes; `next` takes bytes to the codes (weight + 1) of their next plane and to the bytes
+/// that hold the planes after it.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn t2_dot(row: &[u8], q: &[i8], sum: i32) -> i32 {
-    planes_dot::<4>(row, q, |bytes| t2_codes(bytes)) - sum
+fn planes_matmul<const P: usize>(
+    data: &[u8],
+    m: &Matrix<'_>,
+    q: &Quantised<'_>,
+    out: &mut [f32],
+    scale: impl Fn(usize) -> f32 + Copy,
+    next: impl Fn(__m256i) -> (__m256i, __m256i) + Copy,
+) {
+    let width = super::row_width(data, m);
+    let grouped = m.rows - m.rows % ROWS;
+    super::rows(0..grouped, m, q, out, scale, |r, q, sum| {
+        planes_dot::<P, ROWS>(data, r, width, q, next).map(|dot| dot - sum)
+    });
+    super::rows(grouped..m.rows, m, q, out, scale, |r, q, sum| {
+        planes_dot::<P, 1>(data, r, width, q, next).map(|dot| dot - sum)
+    });
 }
 
-/// `sum_i T_i q_i` over one `t5` row.
+/// Codes times activations of rows `first..first + R`, 32 bytes at a time. Bytes past a row's end count as zeros,
+/// whose codes are all 0.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn t5_dot(row: &[u8], q: &[i8], sum: i32) -> i32 {
-    planes_dot::<5>(row, q, |bytes| t5_codes(bytes)) - sum
-}
-
-/// Walks the blocks as `scalar` does, 32 bytes at a time; a rest is padded with bytes whose codes are all 0.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn planes_dot<const P: usize>(
-    row: &[u8],
+fn planes_dot<const P: usize, const R: usize>(
+    data: &[u8],
+    first: usize,
+    width: usize,
     q: &[i8],
-    codes: impl Fn(__m256i) -> [__m256i; P],
-) -> i32 {
-    let mut total = _mm256_setzero_si256();
-    for (b, block) in row.chunks(64).enumerate() {
-        let q = q.get(b * 64 * P..).unwrap_or(&[]);
-        let (vectors, tail) = block.as_chunks::<32>();
-        for (j, bytes) in vectors.iter().enumerate() {
-            total = add_planes(total, codes(load(bytes)), q, block.len(), j * 32);
+    next: impl Fn(__m256i) -> (__m256i, __m256i),
+) -> [i32; R] {
+    let mut totals = [_mm256_setzero_si256(); R];
+    let mut at = 0;
+    while at < width {
+        let block = at - at % 64;
+        let stride = (width - block).min(64);
+        let mut bytes = [_mm256_setzero_si256(); R];
+        for (r, bytes) in bytes.iter_mut().enumerate() {
+            *bytes = load_bytes(data, (first + r) * width + at, stride - at % 64);
         }
-        if !tail.is_empty() {
-            let mut padded = [0; 32];
-            padded
-                .iter_mut()
-                .zip(tail)
-                .for_each(|(to, &from)| *to = from);
-            total = add_planes(
-                total,
-                codes(load(&padded)),
-                q,
-                block.len(),
-                vectors.len() * 32,
-            );
+        let mut pairs = [_mm256_setzero_si256(); R]; // below P * 2 * 3 * 127 in 16 bits
+        let mut plane = 0;
+        while plane < P {
+            let activations = load_q(q, block * P + plane * stride + at % 64);
+            for (bytes, pairs) in bytes.iter_mut().zip(&mut pairs) {
+                let (codes, rest) = next(*bytes);
+                *pairs = _mm256_add_epi16(*pairs, _mm256_maddubs_epi16(codes, activations));
+                *bytes = rest;
+            }
+            plane += 1;
         }
+        for (total, pairs) in totals.iter_mut().zip(pairs) {
+            *total = _mm256_add_epi32(*total, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+        }
+        at += 32;
     }
-    horizontal_sum(total)
+    totals.map(|total| horizontal_sum(total))
 }
 
-/// Adds 32 bytes' codes times activations: plane `p` meets `q[p * stride + at..]`. Pairs stay below
-/// `P * 2 * 3 * 127` in 16 bits.
+/// Codes of the lowest plane, and the bytes shifted to the next one.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn add_planes<const P: usize>(
-    total: __m256i,
-    planes: [__m256i; P],
-    q: &[i8],
-    stride: usize,
-    at: usize,
-) -> __m256i {
-    let mut pairs = _mm256_setzero_si256();
-    let mut p = 0;
-    while p < P {
-        let products = _mm256_maddubs_epi16(planes[p], load_q(q, p * stride + at));
-        pairs = _mm256_add_epi16(pairs, products);
-        p += 1;
-    }
-    _mm256_add_epi32(total, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+fn t2_next(bytes: __m256i) -> (__m256i, __m256i) {
+    (
+        _mm256_and_si256(bytes, _mm256_set1_epi8(3)),
+        _mm256_srli_epi16::<2>(bytes),
+    )
 }
 
+/// A byte's digit is `byte * 3 / 256`, hence the number of thresholds 86 and 171 that it reaches; the next digit is
+/// that of `3 * byte mod 256`.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn t2_codes(bytes: __m256i) -> [__m256i; 4] {
-    let mask = _mm256_set1_epi8(3);
-    [
-        _mm256_and_si256(bytes, mask),
-        _mm256_and_si256(_mm256_srli_epi16::<2>(bytes), mask),
-        _mm256_and_si256(_mm256_srli_epi16::<4>(bytes), mask),
-        _mm256_and_si256(_mm256_srli_epi16::<6>(bytes), mask),
-    ]
-}
-
-/// Digit of `x` is `x * 3 / 256`, hence the number of thresholds 86 and 171 that `x` reaches; the next digit is
-/// that of `3 x mod 256`.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn t5_codes(bytes: __m256i) -> [__m256i; 5] {
-    let mut x = bytes;
-    let mut out = [bytes; 5];
-    let mut p = 0;
-    while p < out.len() {
-        let one = at_least(x, _mm256_set1_epi8(86));
-        let two = at_least(x, _mm256_set1_epi8(171u8 as i8));
-        out[p] = _mm256_sub_epi8(_mm256_setzero_si256(), _mm256_add_epi8(one, two));
-        x = _mm256_add_epi8(_mm256_add_epi8(x, x), x);
-        p += 1;
-    }
-    out
+fn t5_next(bytes: __m256i) -> (__m256i, __m256i) {
+    let one = at_least(bytes, _mm256_set1_epi8(86));
+    let two = at_least(bytes, _mm256_set1_epi8(171u8 as i8));
+    let codes = _mm256_sub_epi8(_mm256_setzero_si256(), _mm256_add_epi8(one, two));
+    (codes, _mm256_add_epi8(_mm256_add_epi8(bytes, bytes), bytes))
 }
 
 /// -1 in each unsigned byte that reaches the threshold.
@@ -158,6 +133,40 @@ fn i8_dot(row: &[i8], q: &[i8]) -> i32 {
     }
     let tail = q.get(rows.len() * 32..).unwrap_or(&[]);
     horizontal_sum(total) + scalar::i8_dot(row_tail, tail)
+}
+
+/// 32 bytes of `data` from `at`, those from `len` on as zeros.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load_bytes(data: &[u8], at: usize, len: usize) -> __m256i {
+    const ONES_THEN_ZEROS: [u8; 64] = {
+        let mut mask = [0; 64];
+        let mut i = 0;
+        while i < 32 {
+            mask[i] = 0xFF;
+            i += 1;
+        }
+        mask
+    };
+    let data = data.get(at..).unwrap_or(&[]);
+    match (data.first_chunk(), ONES_THEN_ZEROS.get(32 - len.min(32)..)) {
+        (Some(bytes), _) if len >= 32 => load(bytes),
+        (Some(bytes), Some(mask)) => {
+            let mask = mask
+                .first_chunk()
+                .map_or(_mm256_setzero_si256(), |mask| load(mask));
+            _mm256_and_si256(load(bytes), mask)
+        }
+        _ => {
+            let mut padded = [0; 32];
+            padded
+                .iter_mut()
+                .zip(data)
+                .take(len)
+                .for_each(|(to, &from)| *to = from);
+            load(&padded)
+        }
+    }
 }
 
 #[inline]

@@ -87,30 +87,43 @@ pub(crate) struct Quantised<'a> {
     pub sums: &'a [i32],
 }
 
-/// Rows outside, tokens inside: each weight is read once for all tokens.
+/// Rows outside, in groups of `R`, tokens inside: each weight is read once for all tokens, each activation once for
+/// `R` rows. `dot(r, codes, sum)` gives the sums of rows `r..r + R`.
 #[inline(always)]
-fn rows<W>(
-    data: &[W],
+fn rows<const R: usize>(
+    range: core::ops::Range<usize>,
     m: &Matrix<'_>,
     q: &Quantised<'_>,
     out: &mut [f32],
     scale: impl Fn(usize) -> f32,
-    dot: impl Fn(&[W], &[i8], i32) -> i32,
+    dot: impl Fn(usize, &[i8], i32) -> [i32; R],
 ) {
-    let width = data.len().checked_div(m.rows).unwrap_or(0).max(1);
-    for (r, row) in data.chunks_exact(width).enumerate() {
-        let weight_scale = scale(r);
-        let tokens = q
-            .codes
-            .chunks_exact(q.stride.max(1))
-            .zip(q.scales)
-            .zip(q.sums);
-        for (t, ((codes, &scale), &sum)) in tokens.enumerate() {
-            if let Some(out) = out.get_mut(t * m.rows + r) {
-                *out = dot(row, codes, sum) as f32 * (scale * weight_scale);
+    let mut r = range.start;
+    while r + R <= range.end {
+        let codes = q.codes.chunks_exact(q.stride.max(1));
+        for (t, ((codes, &token), &sum)) in codes.zip(q.scales).zip(q.sums).enumerate() {
+            let sums = dot(r, codes, sum);
+            let out = out.get_mut(t * m.rows + r..).unwrap_or_default();
+            for (i, (out, sum)) in out.iter_mut().zip(sums).enumerate() {
+                *out = sum as f32 * (token * scale(r + i));
             }
         }
+        r += R;
     }
+}
+
+/// Bytes of a matrix's row.
+#[inline(always)]
+fn row_width<W>(data: &[W], m: &Matrix<'_>) -> usize {
+    data.len().checked_div(m.rows).unwrap_or(0)
+}
+
+/// Row `r` of `width` elements.
+#[inline(always)]
+fn row<W>(data: &[W], r: usize, width: usize) -> &[W] {
+    data.get(r * width..)
+        .and_then(|data| data.get(..width))
+        .unwrap_or(&[])
 }
 
 #[inline(always)]

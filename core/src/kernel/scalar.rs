@@ -9,32 +9,52 @@ use crate::model::{Matrix, Weights};
 pub(crate) fn matmul(m: &Matrix<'_>, q: &Quantised<'_>, x: &[f32], out: &mut [f32]) {
     let cols = m.cols;
     match m.weights {
-        Weights::T2(data, scale) => super::rows(
-            data,
-            m,
-            q,
-            out,
-            |r| scale.of(r),
-            |row, q, _| t2_dot(row, q, cols),
-        ),
-        Weights::T5(data, scale) => super::rows(
-            data,
-            m,
-            q,
-            out,
-            |r| scale.of(r),
-            |row, q, _| t5_dot(row, q, cols),
-        ),
-        Weights::I8(data, scales) => super::rows(
-            data,
-            m,
-            q,
-            out,
-            |r| super::at(scales, r),
-            |row, q, _| i8_dot(row, q),
-        ),
+        Weights::T2(data, scale) => {
+            each_row(
+                data,
+                m,
+                q,
+                out,
+                |r| scale.of(r),
+                |row, q| t2_dot(row, q, cols),
+            );
+        }
+        Weights::T5(data, scale) => {
+            each_row(
+                data,
+                m,
+                q,
+                out,
+                |r| scale.of(r),
+                |row, q| t5_dot(row, q, cols),
+            );
+        }
+        Weights::I8(data, scales) => {
+            each_row(
+                data,
+                m,
+                q,
+                out,
+                |r| super::at(scales, r),
+                |row, q| i8_dot(row, q),
+            );
+        }
         Weights::Float(data) => super::float_rows(data, m, x, out),
     }
+}
+
+#[inline(always)]
+fn each_row<W>(
+    data: &[W],
+    m: &Matrix<'_>,
+    q: &Quantised<'_>,
+    out: &mut [f32],
+    scale: impl Fn(usize) -> f32,
+    dot: impl Fn(&[W], &[i8]) -> i32,
+) {
+    let width = super::row_width(data, m);
+    let dot = |r, q: &[i8], _| [dot(super::row(data, r, width), q)];
+    super::rows(0..m.rows, m, q, out, scale, dot);
 }
 
 /// Trits of a `t2` byte: bits `2p..2p+2` hold weight + 1 of plane `p`. Code 3, which the exporter never writes,
