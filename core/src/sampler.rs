@@ -47,7 +47,8 @@ impl Sampler {
     pub fn sample(&mut self, logits: &mut [f32]) -> u32 {
         let best = argmax(logits);
         let max = logits.get(best as usize).copied().unwrap_or(0.0);
-        if !(self.temperature > 0.0) || !max.is_finite() {
+        let warm = self.temperature > 0.0; // NaN is not
+        if !warm || !max.is_finite() {
             return best;
         }
         Backend::detect().softmax_terms(logits, max, self.temperature);

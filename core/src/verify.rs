@@ -2,7 +2,6 @@
 
 use crate::format::header::{HEADER_BYTES, SECTION_BYTES, field, section_field};
 use crate::format::read::{slice_at, u32_at, u64_at};
-use crate::format::tensor::NO_LAYER;
 use crate::format::{BlobError, DType, Entry, Role, Section};
 use crate::model::Model;
 
@@ -51,7 +50,7 @@ impl Model<'_> {
             DType::T5 => data.iter().all(|&b| is_t5_code(b)),
             DType::I8 => data.iter().all(|&b| b != 0x80),
             DType::F16 => data.chunks_exact(2).all(|b| b[1] & 0x7C != 0x7C),
-            DType::F32 => data.chunks_exact(4).all(|b| f32_is_finite(b)),
+            DType::F32 => data.chunks_exact(4).all(f32_is_finite),
         };
         if valid && self.scales(entry).iter().all(|s| s.is_finite()) {
             return Ok(());
@@ -62,7 +61,7 @@ impl Model<'_> {
             .find(|&role| role as u8 == entry.role);
         Err(BlobError::Tensor {
             role: role.unwrap_or(Role::Embed),
-            layer: entry.layer.min(NO_LAYER),
+            layer: entry.layer,
             field: "a value",
         })
     }

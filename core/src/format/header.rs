@@ -128,7 +128,7 @@ impl<'a> Layout<'a> {
             Some(data) => data,
             None => return Err(BlobError::Section(named)),
         };
-        let misplaced = offset % SECTION_ALIGN != 0
+        let misplaced = !offset.is_multiple_of(SECTION_ALIGN)
             || offset < previous_end
             || offset - previous_end >= SECTION_ALIGN;
         if misplaced {

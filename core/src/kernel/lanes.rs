@@ -178,10 +178,10 @@ fn dot_f16(row: &[u16], x: &[f32]) -> f32 {
 #[inline(always)]
 pub(crate) fn softmax_terms(x: &mut [f32], max: f32, temperature: f32) {
     for x in x.iter_mut() {
-        *x = if *x == *x {
-            exp((*x - max) / temperature)
-        } else {
+        *x = if x.is_nan() {
             0.0
+        } else {
+            exp((*x - max) / temperature)
         };
     }
 }
@@ -360,7 +360,7 @@ impl TttHead<'_, '_> {
             .zip(self.rates.iter());
         for ((key, grad), &rate) in open {
             let k = largest(key);
-            let k = if k > 1.0 || !(k <= 1.0) { k } else { 1.0 };
+            let k = if k <= 1.0 { 1.0 } else { k }; // NaN stays
             bound += ((tau * rate).abs() * k) * largest(grad);
         }
         bound < FAST_LIMIT

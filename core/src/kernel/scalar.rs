@@ -30,14 +30,7 @@ pub(crate) fn matmul(m: &Matrix<'_>, q: &Quantised<'_>, x: &[f32], out: &mut [f3
             );
         }
         Weights::I8(data, scales) => {
-            each_row(
-                data,
-                m,
-                q,
-                out,
-                |r| super::at(scales, r),
-                |row, q| i8_dot(row, q),
-            );
+            each_row(data, m, q, out, |r| super::at(scales, r), i8_dot);
         }
         Weights::Float(data) => super::float_rows(data, m, x, out),
     }
