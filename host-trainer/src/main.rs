@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use bitttt::cmd;
 use bitttt::output::Output;
 use clap::{Parser, Subcommand};
 
@@ -17,12 +18,24 @@ struct Cli {
 }
 
 #[derive(Subcommand)]
-enum Command {}
+enum Command {
+    Quickstart(cmd::quickstart::Args),
+    Corpus(cmd::corpus::Args),
+    Tokenizer(cmd::tokenizer::Args),
+    Prepare(cmd::prepare::Args),
+    Train(cmd::train::Args),
+    Export(cmd::export::Args),
+    Generate(cmd::generate::Args),
+    Chat(cmd::chat::Args),
+    Eval(cmd::eval::Args),
+    Inspect(cmd::inspect::Args),
+    Plan(cmd::plan::Args),
+}
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let out = Output { json: cli.json };
-    match run(cli.command, &out) {
+    match run(&cli.command, &out) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("bitttt: error: {}", format!("{error:#}").replace('\n', " "));
@@ -31,6 +44,18 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command, _out: &Output) -> anyhow::Result<()> {
-    match command {}
+fn run(command: &Command, out: &Output) -> anyhow::Result<()> {
+    match command {
+        Command::Quickstart(args) => cmd::quickstart::run(args, out),
+        Command::Corpus(args) => cmd::corpus::run(args, out),
+        Command::Tokenizer(args) => cmd::tokenizer::run(args, out),
+        Command::Prepare(args) => cmd::prepare::run(args, out),
+        Command::Train(args) => cmd::train::run(args, out),
+        Command::Export(args) => cmd::export::run(args, out),
+        Command::Generate(args) => cmd::generate::run(args, out),
+        Command::Chat(args) => cmd::chat::run(args, out),
+        Command::Eval(args) => cmd::eval::run(args, out),
+        Command::Inspect(args) => cmd::inspect::run(args, out),
+        Command::Plan(args) => cmd::plan::run(args, out),
+    }
 }

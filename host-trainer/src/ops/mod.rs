@@ -35,7 +35,7 @@ fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
 }
 
 /// Calls `f` with the values of contiguous f32 tensors on the CPU, without a copy.
-fn with_values<const N: usize, R>(
+pub(crate) fn with_values<const N: usize, R>(
     tensors: [&Tensor; N],
     f: impl FnOnce([&[f32]; N]) -> Result<R>,
 ) -> Result<R> {
@@ -66,6 +66,12 @@ fn rows_of(shape: &Shape) -> (usize, usize) {
     (shape.elem_count() / width.max(1), width)
 }
 
+/// Sum of squares in f64, in chunks that vectorise.
+pub(crate) fn sum_of_squares(values: &[f32]) -> f64 {
+    let chunks = values.chunks(4096);
+    simd(|| chunks.map(|c| f64::from(math::dot(c, c))).sum())
+}
+
 /// Sums partial results of tasks in their order.
 fn sum_in_order(parts: Vec<Vec<f32>>) -> Vec<f32> {
     let mut parts = parts.into_iter();
@@ -80,7 +86,7 @@ fn sum_in_order(parts: Vec<Vec<f32>>) -> Vec<f32> {
 
 /// Runs `f` compiled for the best vector instructions of this machine.
 #[inline(always)]
-fn simd<R>(f: impl FnOnce() -> R) -> R {
+pub(crate) fn simd<R>(f: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(f)
 }
 

@@ -1,0 +1,13 @@
+//! The subcommands of `bitttt`: each module has its `Args` and its `run`.
+
+pub mod chat;
+pub mod corpus;
+pub mod eval;
+pub mod export;
+pub mod generate;
+pub mod inspect;
+pub mod plan;
+pub mod prepare;
+pub mod quickstart;
+pub mod tokenizer;
+pub mod train;

@@ -1,0 +1,68 @@
+//! `bitttt tokenizer`: trains a byte-level BPE.
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use serde::Serialize;
+
+use crate::data::{open_text, text};
+use crate::output::Output;
+use crate::tokenizer::{SEPARATOR, Tokenizer};
+
+/// Trains a byte-level BPE tokenizer on text files
+#[derive(clap::Args)]
+#[command(
+    after_help = "Example:\n  bitttt tokenizer --data corpus.txt --vocab-size 1024 --out tokenizer.json"
+)]
+pub struct Args {
+    /// Text files
+    #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
+    pub data: Vec<PathBuf>,
+    /// Number of tokens, at least 257 (the bytes and the document separator)
+    #[arg(long, value_name = "N", default_value_t = 4096)]
+    pub vocab_size: usize,
+    /// File to write
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// Replace bytes that are not UTF-8 instead of refusing them
+    #[arg(long)]
+    pub lossy: bool,
+}
+
+#[derive(Serialize)]
+struct Report {
+    out: PathBuf,
+    vocab_size: usize,
+    merges: usize,
+    fingerprint: String,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// When a file is missing, empty, not UTF-8, or the vocabulary is too small.
+pub fn run(args: &Args, output: &Output) -> anyhow::Result<()> {
+    let mut texts = Vec::new();
+    for path in &args.data {
+        text::stream(open_text(path)?, args.lossy, &mut |chunk, _| {
+            texts.extend(chunk.split(SEPARATOR).map(str::to_owned));
+            Ok(())
+        })
+        .with_context(|| path.display().to_string())?;
+    }
+    let tokenizer = Tokenizer::train(texts.iter().map(String::as_str), args.vocab_size)?;
+    tokenizer.save(&args.out)?;
+    output.say(format_args!(
+        "{}: {} tokens ({} asked), {} merges",
+        args.out.display(),
+        tokenizer.vocab_size(),
+        args.vocab_size,
+        tokenizer.merges().len()
+    ));
+    output.result(&Report {
+        out: args.out.clone(),
+        vocab_size: tokenizer.vocab_size(),
+        merges: tokenizer.merges().len(),
+        fingerprint: format!("{:016x}", tokenizer.fingerprint()),
+    })
+}

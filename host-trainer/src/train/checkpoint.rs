@@ -1,0 +1,193 @@
+//! Checkpoints: `DIR/checkpoint.safetensors` (weights, moments, and the configuration and the step
+//! as metadata) and `DIR/tokenizer.json`. A checkpoint is replaced at once or not at all.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use anyhow::{Context as _, ensure};
+use candle_core::{Device, Tensor, Var};
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView};
+
+use super::adamw::Moments;
+use super::files;
+use crate::config::Config;
+use crate::ops;
+use crate::tokenizer::Tokenizer;
+
+/// Name of the checkpoint in its directory.
+pub const FILE: &str = "checkpoint.safetensors";
+/// Name of the tokenizer in the checkpoint's directory.
+pub const TOKENIZER: &str = "tokenizer.json";
+
+/// Name of the held-out rows that an export is checked on.
+pub const HELD_OUT: &str = "held_out.json";
+
+const FIRST: &str = "adamw.first.";
+const SECOND: &str = "adamw.second.";
+
+/// Keeps rows of held-out tokens, so that an export can be checked without the data.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn save_held_out(dir: &Path, rows: &[Vec<u32>]) -> anyhow::Result<()> {
+    files::write_atomically(&dir.join(HELD_OUT), &serde_json::to_vec(rows)?)
+}
+
+/// Rows that [`save_held_out`] kept.
+///
+/// # Errors
+/// When the file is missing or damaged.
+pub fn held_out(dir: &Path) -> anyhow::Result<Vec<Vec<u32>>> {
+    let path = dir.join(HELD_OUT);
+    let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    serde_json::from_slice(&bytes)
+        .with_context(|| format!("{} is damaged; pass --data instead", path.display()))
+}
+
+/// A checkpoint as read.
+pub struct Checkpoint {
+    /// The run that wrote it, with `vocab_size` resolved.
+    pub config: Config,
+    /// Latent weights by name.
+    pub weights: HashMap<String, Tensor>,
+    /// The tokenizer of the model.
+    pub tokenizer: Tokenizer,
+    /// Steps done.
+    pub step: u64,
+    /// Seconds trained.
+    pub seconds: f64,
+    moments: HashMap<String, Moments>,
+}
+
+impl Checkpoint {
+    /// Reads the checkpoint in `dir`.
+    ///
+    /// # Errors
+    /// When a file is missing, damaged, or holds something else.
+    pub fn load(dir: &Path) -> anyhow::Result<Self> {
+        let path = dir.join(FILE);
+        let bytes = std::fs::read(&path).with_context(|| {
+            format!(
+                "cannot read {}; is {} the --out of `bitttt train`?",
+                path.display(),
+                dir.display()
+            )
+        })?;
+        let tokenizer = Tokenizer::load(&dir.join(TOKENIZER))?;
+        Self::parse(&bytes, tokenizer)
+            .with_context(|| format!("{} is not a whole checkpoint of bitttt", path.display()))
+    }
+
+    fn parse(bytes: &[u8], tokenizer: Tokenizer) -> anyhow::Result<Self> {
+        let (_, header) = SafeTensors::read_metadata(bytes)?;
+        let metadata = header.metadata().as_ref().context("it has no metadata")?;
+        let field = |name: &str| {
+            metadata
+                .get(name)
+                .with_context(|| format!("it has no {name}"))
+        };
+        let mut checkpoint = Self {
+            config: serde_json::from_str(field("config")?)?,
+            step: field("step")?.parse()?,
+            seconds: field("seconds")?.parse()?,
+            weights: HashMap::new(),
+            moments: HashMap::new(),
+            tokenizer,
+        };
+        for (name, view) in SafeTensors::deserialize(bytes)?.tensors() {
+            checkpoint.take(name, &view)?;
+        }
+        Ok(checkpoint)
+    }
+
+    fn take(&mut self, name: String, view: &TensorView<'_>) -> anyhow::Result<()> {
+        ensure!(view.dtype() == Dtype::F32, "tensor {name} is not f32");
+        let values: Vec<f32> = view
+            .data()
+            .chunks_exact(4)
+            .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+            .collect();
+        if let Some(name) = name.strip_prefix(FIRST) {
+            self.moments.entry(name.to_owned()).or_default().first = values;
+        } else if let Some(name) = name.strip_prefix(SECOND) {
+            self.moments.entry(name.to_owned()).or_default().second = values;
+        } else {
+            let tensor = Tensor::from_vec(values, view.shape(), &Device::Cpu)?;
+            self.weights.insert(name, tensor);
+        }
+        Ok(())
+    }
+
+    /// Copies weights and moments into a run's own.
+    ///
+    /// # Errors
+    /// When one is missing or has another shape.
+    pub fn restore(&self, vars: &[(String, Var)], moments: &mut [Moments]) -> anyhow::Result<()> {
+        for ((name, var), moments) in vars.iter().zip(moments) {
+            let weight = self.weights.get(name);
+            let weight = weight.with_context(|| format!("the checkpoint has no {name}"))?;
+            var.set(weight).with_context(|| format!("tensor {name}"))?;
+            let saved = self.moments.get(name);
+            let saved =
+                saved.with_context(|| format!("the checkpoint has no moments of {name}"))?;
+            let len = var.elem_count();
+            ensure!(
+                saved.first.len() == len && saved.second.len() == len,
+                "the checkpoint's moments of {name} have another shape"
+            );
+            moments.clone_from(saved);
+        }
+        Ok(())
+    }
+}
+
+/// What is saved besides weights and moments.
+pub struct Progress<'a> {
+    /// The run's configuration.
+    pub config: &'a Config,
+    /// Steps done.
+    pub step: u64,
+    /// Seconds trained.
+    pub seconds: f64,
+}
+
+/// Writes the checkpoint in `dir`, replacing the one before.
+///
+/// # Errors
+/// When the disk is full; the one before stays whole.
+pub fn save(
+    dir: &Path,
+    progress: &Progress<'_>,
+    vars: &[(String, Var)],
+    moments: &[Moments],
+) -> anyhow::Result<()> {
+    let mut tensors: Vec<(String, Vec<usize>, Vec<u8>)> = Vec::new();
+    for ((name, var), moments) in vars.iter().zip(moments) {
+        let shape = var.dims().to_vec();
+        let weights = ops::with_values([var.as_tensor()], |[w]| Ok(le_bytes(w)))?;
+        tensors.push((name.clone(), shape.clone(), weights));
+        tensors.push((
+            format!("{FIRST}{name}"),
+            shape.clone(),
+            le_bytes(&moments.first),
+        ));
+        tensors.push((format!("{SECOND}{name}"), shape, le_bytes(&moments.second)));
+    }
+    let views = tensors
+        .iter()
+        .map(|(name, shape, data)| Ok((name, TensorView::new(Dtype::F32, shape.clone(), data)?)))
+        .collect::<Result<Vec<_>, safetensors::SafeTensorError>>()?;
+    let metadata = HashMap::from([
+        ("format".to_owned(), "bitttt-checkpoint-1".to_owned()),
+        ("config".to_owned(), serde_json::to_string(progress.config)?),
+        ("step".to_owned(), progress.step.to_string()),
+        ("seconds".to_owned(), progress.seconds.to_string()),
+    ]);
+    let bytes = safetensors::serialize(views, Some(metadata))?;
+    files::write_atomically(&dir.join(FILE), &bytes)
+}
+
+fn le_bytes(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|v| v.to_le_bytes()).collect()
+}

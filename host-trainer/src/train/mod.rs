@@ -1,0 +1,326 @@
+//! The training run: batches, gradients, AdamW, checkpoints, metrics.
+//!
+//! State after step `s` is a pure function of configuration, data and `s` (except under a time
+//! budget): a killed run that is resumed writes the same weights as one that was not.
+
+pub mod adamw;
+pub mod checkpoint;
+pub mod files;
+pub mod metrics;
+pub mod schedule;
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Context as _, bail, ensure};
+use candle_core::{Device, Tensor, Var};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use crate::config::{Config, ModelConfig};
+use crate::data::batch::{Batch, Dataset};
+use crate::data::store::Tokens;
+use crate::model::{self, Model};
+use crate::ops::loss::{cross_entropy, row_losses};
+use crate::tokenizer::Tokenizer;
+use adamw::AdamW;
+use checkpoint::Checkpoint;
+use metrics::{Line, Metrics};
+
+/// Held-out rows that are kept for the exporter's check.
+const HELD_OUT_ROWS: usize = 16;
+
+/// What to train, and where it goes.
+pub struct Request {
+    /// Model and training; `vocab_size` 0 takes the tokenizer's.
+    pub config: Config,
+    /// Training and held-out documents.
+    pub data: Tokens,
+    /// The tokenizer that made `data`.
+    pub tokenizer: Tokenizer,
+    /// Directory for checkpoint, tokenizer, metrics and curve.
+    pub out: PathBuf,
+    /// Continue from the checkpoint in `out`.
+    pub resume: bool,
+    /// Stop after this step, as a kill would, with a checkpoint; the schedule stays that of the
+    /// whole run.
+    pub stop_after: Option<u64>,
+    /// Show a progress bar on stderr.
+    pub progress: bool,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, Serialize)]
+pub struct Summary {
+    /// Steps done in all.
+    pub steps: u64,
+    /// Learned values.
+    pub parameters: usize,
+    /// Tokens seen in this call.
+    pub tokens: u64,
+    /// Seconds of this call, validation included.
+    pub seconds: f64,
+    /// Tokens a second, validation left out.
+    pub tokens_per_second: f64,
+    /// Last mean training loss, nats a token.
+    pub loss: f64,
+    /// Held-out loss, nats a token.
+    pub val_loss: Option<f64>,
+    /// Directory of the checkpoint.
+    pub checkpoint: PathBuf,
+}
+
+/// Trains. With `train.seconds` set, the run ends with the budget and the learning rate follows
+/// elapsed over budget instead of step over steps.
+///
+/// # Errors
+/// One line that names the cause: impossible configuration, too little data, a checkpoint of another
+/// configuration, a full disk.
+pub fn run(request: Request) -> anyhow::Result<Summary> {
+    let mut config = request.config.clone();
+    config.model.fit_vocab(request.tokenizer.vocab_size())?;
+    config.validate()?;
+    let data = Dataset::new(
+        request.data,
+        config.train.val_fraction,
+        config.train.context,
+    )?;
+    std::fs::create_dir_all(&request.out)
+        .with_context(|| format!("cannot create directory {}", request.out.display()))?;
+    checkpoint::save_held_out(&request.out, &data.held_out_rows(HELD_OUT_ROWS))?;
+    let mut run = Run::new(config, data, request.out.clone())?;
+    if request.resume {
+        run.resume(&request.tokenizer)?;
+    } else {
+        request
+            .tokenizer
+            .save(&request.out.join(checkpoint::TOKENIZER))?;
+    }
+    run.train(request.stop_after.unwrap_or(u64::MAX), request.progress)
+}
+
+struct Run {
+    config: Config,
+    data: Dataset,
+    out: PathBuf,
+    vars: Vec<(String, Var)>,
+    model: Model,
+    optimiser: AdamW,
+    step: u64,
+    /// Seconds of earlier calls.
+    before: f64,
+    started: Instant,
+}
+
+/// Sums since the last line of metrics.
+struct Window {
+    loss: f64,
+    steps: u64,
+    tokens: u64,
+    started: Instant,
+}
+
+impl Window {
+    fn new() -> Self {
+        Self {
+            loss: 0.0,
+            steps: 0,
+            tokens: 0,
+            started: Instant::now(),
+        }
+    }
+}
+
+impl Run {
+    fn new(config: Config, data: Dataset, out: PathBuf) -> anyhow::Result<Self> {
+        let vars = model::init(&config.model, config.train.seed)?;
+        let decays = model::specs(&config.model)
+            .iter()
+            .map(|s| s.decays())
+            .collect();
+        Ok(Self {
+            model: Model::from_vars(&config.model, &vars)?,
+            optimiser: AdamW::new(&config.train, &vars, decays),
+            config,
+            data,
+            out,
+            vars,
+            step: 0,
+            before: 0.0,
+            started: Instant::now(),
+        })
+    }
+
+    fn resume(&mut self, tokenizer: &Tokenizer) -> anyhow::Result<()> {
+        let saved = Checkpoint::load(&self.out)?;
+        same_model(&saved.config.model, &self.config.model)?;
+        ensure!(
+            saved.tokenizer.fingerprint() == tokenizer.fingerprint(),
+            "the checkpoint in {} was trained with another tokenizer; pass that one with --tokenizer",
+            self.out.display()
+        );
+        saved.restore(&self.vars, &mut self.optimiser.moments)?;
+        (self.step, self.before) = (saved.step, saved.seconds);
+        Ok(())
+    }
+
+    fn seconds(&self) -> f64 {
+        self.before + self.started.elapsed().as_secs_f64()
+    }
+
+    /// Share of the run that is done.
+    fn done(&self) -> f64 {
+        match self.config.train.seconds {
+            Some(budget) => self.seconds() / budget,
+            None => self.step as f64 / self.config.train.steps as f64,
+        }
+    }
+
+    fn train(mut self, stop_after: u64, progress: bool) -> anyhow::Result<Summary> {
+        let first = self.step;
+        self.started = Instant::now();
+        let mut metrics = Metrics::open(&self.out, self.step)?;
+        let bar = self.bar(progress);
+        let (mut window, mut last) = (Window::new(), None);
+        let (mut tokens, mut trained) = (0, 0.0);
+        while self.done() < 1.0 && self.step < stop_after {
+            let started = Instant::now();
+            let batch = self
+                .data
+                .batch(self.config.train.seed, self.step, self.config.train.batch);
+            let lr = schedule::learning_rate(&self.config.train, self.done());
+            let (loss, grad_norm) = self.update(&batch, lr)?;
+            window.loss += loss;
+            window.steps += 1;
+            window.tokens += batch.counted() as u64;
+            tokens += batch.counted() as u64;
+            trained += started.elapsed().as_secs_f64();
+            let ends = self.done() >= 1.0 || self.step >= stop_after;
+            self.show(&bar, &window);
+            if ends || self.due(self.config.train.log_every) {
+                let line = self.line(&window, lr, grad_norm, ends)?;
+                metrics.push(line.clone())?;
+                (window, last) = (Window::new(), Some(line));
+            }
+            if ends || self.due(self.config.train.checkpoint_every) {
+                self.save()?;
+            }
+        }
+        bar.finish_and_clear();
+        metrics.draw(&self.out.join("loss.svg"))?;
+        let Some(last) = last else {
+            bail!("nothing to do: the run is at step {first} already; raise --steps or --seconds");
+        };
+        Ok(Summary {
+            steps: self.step,
+            parameters: self.vars.iter().map(|(_, var)| var.elem_count()).sum(),
+            tokens,
+            seconds: self.started.elapsed().as_secs_f64(),
+            tokens_per_second: tokens as f64 / trained,
+            loss: last.loss,
+            val_loss: last.val_loss,
+            checkpoint: self.out,
+        })
+    }
+
+    /// One optimiser step; returns loss and gradient norm.
+    fn update(&mut self, batch: &Batch, lr: f64) -> anyhow::Result<(f64, f64)> {
+        let logits = self.model.forward(&input(batch)?)?;
+        let loss = cross_entropy(&logits, &batch.targets)?;
+        let grads = loss.backward()?;
+        self.step += 1;
+        let norm = self.optimiser.step(&self.vars, &grads, lr, self.step)?;
+        let loss = f64::from(loss.to_scalar::<f32>()?);
+        ensure!(
+            loss.is_finite(),
+            "the loss is not finite at step {}; lower --lr and --resume, the last checkpoint is whole",
+            self.step
+        );
+        Ok((loss, norm))
+    }
+
+    fn due(&self, every: u64) -> bool {
+        every > 0 && self.step.is_multiple_of(every)
+    }
+
+    fn line(&self, window: &Window, lr: f64, grad_norm: f64, ends: bool) -> anyhow::Result<Line> {
+        let seconds = window.started.elapsed().as_secs_f64();
+        let measure =
+            (ends || self.due(self.config.train.eval_every)) && self.data.held_out_tokens() > 0;
+        Ok(Line {
+            step: self.step,
+            loss: window.loss / window.steps as f64,
+            val_loss: measure.then(|| self.validate()).transpose()?,
+            lr,
+            grad_norm,
+            tokens_per_second: window.tokens as f64 / seconds,
+            seconds: self.seconds(),
+        })
+    }
+
+    /// Held-out loss, nats a token.
+    fn validate(&self) -> anyhow::Result<f64> {
+        let train = &self.config.train;
+        let rows = (4096 / train.context).max(1);
+        let (mut sum, mut counted) = (0.0, 0);
+        for batch in self.data.held_out(rows, train.eval_rows) {
+            let logits = self.model.forward(&input(&batch)?)?;
+            sum += crate::ops::with_values([&logits], |[logits]| {
+                let losses = row_losses(logits, &batch.targets);
+                Ok(losses.iter().map(|l| f64::from(*l)).sum::<f64>())
+            })?;
+            counted += batch.counted();
+        }
+        Ok(sum / counted as f64)
+    }
+
+    fn save(&self) -> anyhow::Result<()> {
+        let progress = checkpoint::Progress {
+            config: &self.config,
+            step: self.step,
+            seconds: self.seconds(),
+        };
+        checkpoint::save(&self.out, &progress, &self.vars, &self.optimiser.moments)
+    }
+
+    fn bar(&self, visible: bool) -> ProgressBar {
+        if !visible {
+            return ProgressBar::hidden();
+        }
+        let bar = ProgressBar::new(1000);
+        let template = "{bar:30} {percent}% {msg}, {elapsed} gone, {eta} left";
+        bar.set_style(ProgressStyle::with_template(template).expect("a valid template"));
+        bar
+    }
+
+    fn show(&self, bar: &ProgressBar, window: &Window) {
+        bar.set_position((self.done() * 1000.0) as u64);
+        let rate = window.tokens as f64 / window.started.elapsed().as_secs_f64();
+        let loss = window.loss / window.steps as f64;
+        bar.set_message(format!(
+            "step {}, loss {loss:.3}, {rate:.0} tokens/s",
+            self.step
+        ));
+    }
+}
+
+fn input(batch: &Batch) -> candle_core::Result<Tensor> {
+    Tensor::from_slice(&batch.tokens, (batch.rows, batch.len), &Device::Cpu)
+}
+
+/// Names the first field in which the models differ.
+fn same_model(saved: &ModelConfig, asked: &ModelConfig) -> anyhow::Result<()> {
+    let (saved, asked) = (serde_json::to_value(saved)?, serde_json::to_value(asked)?);
+    let fields = saved.as_object().into_iter().flatten();
+    for (name, value) in fields {
+        ensure!(
+            &asked[name] == value,
+            "the checkpoint has model.{name} = {value}, the configuration {}; use the same, or another --out",
+            asked[name]
+        );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,203 @@
+use std::path::Path;
+
+use super::*;
+use crate::data::store::Builder;
+
+const TEXT: &str = "Ada Varga lives by the mill. The mill is old. Ada Varga likes it.\n";
+
+fn tokens(tokenizer: &Tokenizer) -> Tokens {
+    let mut builder = Builder::in_memory();
+    for i in 0..12 {
+        builder
+            .push(&tokenizer.encode(&TEXT.repeat(1 + i % 3)).unwrap())
+            .unwrap();
+        builder.end_document().unwrap();
+    }
+    builder.finish_in_memory().unwrap()
+}
+
+fn small() -> Config {
+    let mut config = Config::default();
+    config.model = ModelConfig {
+        d_model: 16,
+        n_layers: 2,
+        n_heads: 2,
+        d_ffn: 24,
+        mini_batch: 4,
+        gate: true,
+        tie_embeddings: false,
+        ..config.model
+    };
+    config.train.steps = 20;
+    config.train.batch = 3;
+    config.train.context = 48;
+    config.train.checkpoint_every = 7;
+    config.train.log_every = 2;
+    config.train.eval_every = 4;
+    config
+}
+
+fn request(config: Config, out: &Path) -> Request {
+    Request {
+        config,
+        data: tokens(&Tokenizer::bytes()),
+        tokenizer: Tokenizer::bytes(),
+        out: out.to_owned(),
+        resume: false,
+        stop_after: None,
+        progress: false,
+    }
+}
+
+/// Weights and moments by name, without the seconds in the metadata.
+fn state(dir: &Path) -> Vec<(String, Vec<u8>)> {
+    let bytes = std::fs::read(dir.join(checkpoint::FILE)).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let mut all: Vec<_> = tensors
+        .tensors()
+        .into_iter()
+        .map(|(name, t)| (name, t.data().to_vec()))
+        .collect();
+    all.sort();
+    all
+}
+
+fn steps_logged(dir: &Path) -> Vec<u64> {
+    let text = std::fs::read_to_string(dir.join("metrics.jsonl")).unwrap();
+    let line = |l: &str| serde_json::from_str::<Line>(l).unwrap().step;
+    text.lines().map(line).collect()
+}
+
+#[test]
+fn a_resumed_run_ends_with_the_very_same_weights_and_moments() {
+    let (whole, halves) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    run(request(small(), whole.path())).unwrap();
+    run(Request {
+        stop_after: Some(10),
+        ..request(small(), halves.path())
+    })
+    .unwrap();
+    assert_ne!(state(whole.path()), state(halves.path()));
+    run(Request {
+        resume: true,
+        ..request(small(), halves.path())
+    })
+    .unwrap();
+    assert_eq!(state(whole.path()), state(halves.path()));
+    assert_eq!(steps_logged(whole.path()), steps_logged(halves.path()));
+}
+
+#[test]
+fn metrics_after_the_checkpoint_are_dropped_on_resume() {
+    let dir = tempfile::tempdir().unwrap();
+    run(Request {
+        stop_after: Some(6),
+        ..request(small(), dir.path())
+    })
+    .unwrap();
+    let path = dir.path().join("metrics.jsonl");
+    let kept = std::fs::read_to_string(&path).unwrap();
+    let later =
+        r#"{"step":8,"loss":1.0,"lr":0.1,"grad_norm":1.0,"tokens_per_second":1.0,"seconds":1.0}"#;
+    std::fs::write(&path, format!("{kept}{later}\n{{\"step\":9,\"lo")).unwrap();
+    let metrics = Metrics::open(dir.path(), 6).unwrap();
+    drop(metrics);
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), kept);
+}
+
+#[test]
+fn training_lowers_the_loss_and_draws_the_curve() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = small();
+    config.train.steps = 60;
+    let summary = run(request(config, dir.path())).unwrap();
+    assert!(summary.loss < 3.6, "{summary:?}");
+    assert!(summary.val_loss.unwrap() < 3.6, "{summary:?}");
+    let svg = std::fs::read_to_string(dir.path().join("loss.svg")).unwrap();
+    assert!(svg.contains("<svg") && svg.contains("held out"));
+}
+
+#[test]
+fn a_checkpoint_of_another_configuration_is_refused_by_field() {
+    let dir = tempfile::tempdir().unwrap();
+    run(Request {
+        stop_after: Some(1),
+        ..request(small(), dir.path())
+    })
+    .unwrap();
+    let mut other = small();
+    other.model.d_ffn = 32;
+    let error = run(Request {
+        resume: true,
+        ..request(other, dir.path())
+    })
+    .unwrap_err();
+    let error = format!("{error:#}");
+    assert!(
+        error.contains("model.d_ffn = 24") && error.contains("32"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_damaged_or_missing_checkpoint_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let resume = || {
+        run(Request {
+            resume: true,
+            ..request(small(), dir.path())
+        })
+    };
+    assert!(format!("{:#}", resume().unwrap_err()).contains("checkpoint.safetensors"));
+    run(Request {
+        stop_after: Some(1),
+        ..request(small(), dir.path())
+    })
+    .unwrap();
+    let path = dir.path().join(checkpoint::FILE);
+    let bytes = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+    assert!(format!("{:#}", resume().unwrap_err()).contains("not a whole checkpoint"));
+}
+
+#[test]
+fn a_checkpoint_loads_into_a_model_that_computes_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let summary = run(Request {
+        stop_after: Some(3),
+        ..request(small(), dir.path())
+    })
+    .unwrap();
+    let saved = Checkpoint::load(&summary.checkpoint).unwrap();
+    let model = Model::load(&saved.config.model, &saved.weights).unwrap();
+    let data = Dataset::new(tokens(&saved.tokenizer), 0.1, 48).unwrap();
+    let mut sum = 0.0;
+    let batches = data.held_out(85, 64);
+    for batch in &batches {
+        let logits = model.forward(&input(batch).unwrap()).unwrap();
+        let loss = cross_entropy(&logits, &batch.targets).unwrap();
+        sum += f64::from(loss.to_scalar::<f32>().unwrap());
+    }
+    let loss = sum / batches.len() as f64;
+    assert!((loss - summary.val_loss.unwrap()).abs() < 1e-5);
+}
+
+#[test]
+fn the_rate_warms_up_peaks_and_ends_at_the_floor() {
+    let train = &Config::default().train;
+    let at = |done| schedule::learning_rate(train, done);
+    assert!(at(0.0) > 0.0 && at(0.0) < 0.02 * train.lr);
+    assert!((at(train.warmup) - train.lr).abs() < 1e-12);
+    assert!((at(1.0) - train.lr * train.min_lr).abs() < 1e-12);
+    assert!(at(0.3) > at(0.6));
+}
+
+#[test]
+fn a_time_budget_ends_the_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = small();
+    config.train.seconds = Some(2.0);
+    config.train.steps = 1_000_000;
+    let summary = run(request(config, dir.path())).unwrap();
+    assert!(summary.seconds < 20.0 && summary.steps > 1, "{summary:?}");
+}
