@@ -89,9 +89,9 @@ pub fn documents(tokenizer: &Tokenizer<'_>, text: &str, recall: &[Range<usize>])
         let rest = &text[at..];
         let end = rest.find(SEPARATOR);
         let body = &rest[..end.unwrap_or(rest.len())];
-        let skip = body.len() - body.trim_start_matches('\n').len(); // the newline behind a separator
-        let body = if at == 0 { body } else { &body[skip..] };
-        let start = if at == 0 { 0 } else { at + skip };
+        let trimmed = body.trim_start_matches('\n'); // newlines behind a separator belong to it
+        let start = at + body.len() - trimmed.len();
+        let body = trimmed;
         if !body.is_empty() {
             let inside = recall.iter().filter(|r| r.start >= start && r.end <= start + body.len());
             let inside: Vec<_> = inside.map(|r| r.start - start..r.end - start).collect();

@@ -2,6 +2,7 @@
 
 pub mod blob;
 pub mod evaluate;
+pub mod export;
 pub mod generate;
 pub mod parity;
 pub mod text;

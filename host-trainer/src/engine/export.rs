@@ -1,0 +1,102 @@
+//! A checkpoint's latent weights as a blueprint: quantised by the very functions that training uses.
+
+use crate::config::{Activation, Mixer, ModelConfig};
+use crate::ops::{int8_rows, ternary};
+use crate::tokenizer::Tokenizer;
+use anyhow::{Context as _, Result};
+use bitttt_core::format::{self, Config, DType, LayerConfig, Role};
+use bitttt_export::blueprint::tensor_name;
+use bitttt_export::{Blueprint, TensorData, Vocabulary};
+use candle_core::Tensor;
+use std::collections::HashMap;
+
+/// Epsilon of the layer norm inside TTT, as in the reference implementation.
+const LN_EPS: f32 = 1e-6;
+
+/// Lays out a trained model; ternary matrices are stored as `packed` (`t2` or `t5`).
+///
+/// # Errors
+/// A tensor that is missing.
+pub fn blueprint(
+    config: &ModelConfig,
+    weights: &HashMap<String, Tensor>,
+    tokenizer: &Tokenizer,
+    packed: DType,
+    metadata: String,
+) -> Result<Blueprint> {
+    let layer = LayerConfig {
+        mixer: match config.mixer {
+            Mixer::TttLinear => format::Mixer::TttLinear,
+        },
+        conv: config.conv,
+        gate: config.gate,
+        decay: config.anchor_decay,
+        first_tensor: 0,
+    };
+    let mut blueprint = Blueprint {
+        config: core_config(config),
+        layers: vec![layer; config.n_layers],
+        tensors: Default::default(),
+        tokenizer: Some(vocabulary(tokenizer)),
+        metadata,
+    };
+    for (layer, role) in blueprint.required() {
+        let name = checkpoint_name(layer, role);
+        let tensor = weights.get(&name).with_context(|| format!("checkpoint has no tensor {name}"))?;
+        let values = tensor.flatten_all()?.to_vec1::<f32>()?;
+        blueprint.tensors.insert((layer, role), stored(role, values, config.d_model, packed));
+    }
+    Ok(blueprint)
+}
+
+/// Matrices and norms are called `NAME.weight` in checkpoints; biases and initial states have their bare names.
+fn checkpoint_name(layer: Option<u32>, role: Role) -> String {
+    let name = tensor_name(layer, role);
+    let bare = name.ends_with(".weight")
+        || matches!(role, Role::LrBias | Role::Tau | Role::LnBias | Role::W0 | Role::U0 | Role::Decay);
+    if bare { name } else { format!("{name}.weight") }
+}
+
+/// A tensor in the type that the trainer's forward pass sees.
+fn stored(role: Role, values: Vec<f32>, d_model: usize, packed: DType) -> TensorData {
+    match role {
+        Role::Embed | Role::Head => {
+            let (codes, scales) = int8_rows(&values, d_model);
+            TensorData::Int8 { codes, scales }
+        }
+        Role::W0 | Role::U0 => TensorData::F16(values),
+        Role::Decay => TensorData::F32(values.into_iter().map(|x| 1.0 / (1.0 + (-x).exp())).collect()),
+        _ if role.allows(packed) => {
+            let (trits, scale) = ternary(&values);
+            TensorData::Ternary { trits, scale, dtype: packed }
+        }
+        _ => TensorData::F32(values),
+    }
+}
+
+fn core_config(c: &ModelConfig) -> Config {
+    Config {
+        vocab_size: c.vocab_size as u32,
+        d_model: c.d_model as u32,
+        n_layers: c.n_layers as u32,
+        d_ffn: c.d_ffn as u32,
+        norm_eps: c.norm_eps,
+        rope_theta: c.rope_theta,
+        ln_eps: LN_EPS,
+        ttt_base_lr: c.ttt_base_lr,
+        mini_batch: c.mini_batch as u16,
+        n_heads: c.n_heads as u16,
+        activation: match c.activation {
+            Activation::Silu => format::Activation::Silu,
+            Activation::Relu2 => format::Activation::Relu2,
+        },
+        tied: c.tie_embeddings,
+        document_token: 0,
+    }
+}
+
+/// The tokenizer as the blob holds it.
+pub fn vocabulary(tokenizer: &Tokenizer) -> Vocabulary {
+    let tokens = (0..tokenizer.vocab_size() as u32).map(|id| tokenizer.token_bytes(id).to_vec()).collect();
+    Vocabulary { tokens, merges: tokenizer.merges().to_vec() }
+}

@@ -1,0 +1,136 @@
+//! The whole road, small: text, tokenizer, training, export, evaluation, generation, and the same bits on every one
+//! of its branches.
+
+mod support;
+
+use serde_json::Value;
+use support::{Bench, demo};
+
+const CONFIG: &str = "[model]\nd_model = 32\nn_heads = 2\nn_layers = 1\nd_ffn = 48\n[train]\ncontext = 64\nbatch = 4\nlog_every = 1\n";
+
+fn trained() -> Bench {
+    let bench = Bench::new();
+    bench.write("c.toml", CONFIG);
+    bench.json("corpus --out corpus.txt --bytes 40000 --seed 3");
+    bench.json("tokenizer --data corpus.txt --vocab-size 300 --out t.json");
+    bench.json("prepare --data corpus.txt --tokenizer t.json --out corpus.bin");
+    bench.json("train --config c.toml --data corpus.bin --tokenizer t.json --out run --steps 12");
+    bench
+}
+
+fn number(value: &Value, path: &str) -> f64 {
+    value.pointer(path).and_then(Value::as_f64).unwrap_or_else(|| panic!("no number at {path} in {value}"))
+}
+
+#[test]
+fn what_was_trained_is_what_runs() {
+    let bench = trained();
+    for weights in ["t2", "t5"] {
+        let exported = bench.json(&format!("export --checkpoint run --out {weights}.bttt --weights {weights}"));
+        assert!(number(&exported, "/parity/top1_agreement") > 0.98);
+        let inspected = bench.json(&format!("inspect {weights}.bttt"));
+        let bits = number(&inspected, "/bits_per_ternary_weight");
+        assert!(if weights == "t2" { (2.0..2.2).contains(&bits) } else { (1.6..1.9).contains(&bits) }, "{bits}");
+    }
+    let scores = ["t2", "t5"].map(|w| bench.json(&format!("eval --model {w}.bttt --data corpus.txt --plot {w}.svg")));
+    assert_eq!(scores[0], scores[1], "both packings are the same model");
+    assert!(number(&scores[0], "/learning/recall_values") > 100.0);
+    assert!(std::fs::read_to_string(bench.path("t2.svg")).unwrap().contains("<svg"));
+    assert!(bench.path("run/loss.svg").exists() && bench.path("run/metrics.jsonl").exists());
+    bench.json("plan --model t2.bttt");
+}
+
+#[test]
+fn a_run_that_was_stopped_resumes_to_the_same_bytes() {
+    let bench = trained();
+    let train = "train --config c.toml --data corpus.bin --tokenizer t.json --steps 12 --out";
+    bench.json(&format!("{train} halves --stop-after 5"));
+    bench.json(&format!("{train} halves --resume"));
+    for (straight, halves) in [("run", "halves")].map(|(a, b)| (format!("{a}/checkpoint.safetensors"), format!("{b}/checkpoint.safetensors"))) {
+        let weights = |name: &str| {
+            let bytes = std::fs::read(bench.path(name)).unwrap();
+            let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+            let mut all: Vec<(String, Vec<u8>)> = tensors.tensors().into_iter().map(|(n, t)| (n, t.data().to_vec())).collect();
+            all.sort();
+            all
+        };
+        assert!(weights(&straight) == weights(&halves), "resumed weights differ");
+    }
+}
+
+#[test]
+fn every_backend_gives_the_same_tokens_and_state() {
+    let bench = Bench::new();
+    let demo = demo();
+    let run = |extra: &str| {
+        let line = format!("generate --model {demo} --prompt Ada --max-tokens 40 --temp 0.9 --seed 5 --ignore-end {extra}");
+        let report = bench.json(&line);
+        (report["tokens_hash"].clone(), report["state_hash"].clone(), report["text"].clone())
+    };
+    let first = run("--backend scalar");
+    for backend in bitttt_core::Backend::all() {
+        assert_eq!(run(&format!("--backend {}", backend.name())), first);
+    }
+    assert_ne!(run("--freeze").1, first.1);
+}
+
+#[test]
+fn a_saved_state_goes_on_as_if_never_stopped() {
+    let bench = Bench::new();
+    let demo = demo();
+    let run = |prompt: &str, extra: &[&str]| {
+        let mut args = vec!["generate", "--model", &demo, "--prompt", prompt, "--max-tokens", "0", "--json"];
+        args.extend(extra);
+        let output = bench.run_args(&args);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()["state_hash"].clone()
+    };
+    let straight = run("Ada Varga came home. The road was long.", &[]);
+    run("Ada Varga came home.", &["--save-state", "s.state"]);
+    assert_eq!(run(" The road was long.", &["--load-state", "s.state"]), straight);
+    let state = bench.json("inspect s.state");
+    assert_eq!(state["kind"], "state");
+}
+
+#[test]
+fn chat_reads_lines_and_keeps_its_state() {
+    let bench = Bench::new();
+    let demo = demo();
+    let output = bench.run_with_input(
+        &["chat", "--model", &demo, "--max-tokens", "8", "--json", "--save-state", "c.state"],
+        "Ada Varga\n/nonsense\n/freeze\nBo Kim\n/quit\n",
+    );
+    assert!(output.status.success());
+    let turns: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(turns.as_array().map(Vec::len), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("/nonsense is no command"));
+    assert!(bench.path("c.state").exists());
+}
+
+#[test]
+fn quickstart_reports_every_figure() {
+    let bench = Bench::new();
+    let report = bench.json("quickstart --out out --seconds 3");
+    for path in [
+        "/seconds",
+        "/recall/learning",
+        "/recall/frozen",
+        "/loss/learning",
+        "/loss/frozen",
+        "/blob/bytes",
+        "/blob/bits_per_ternary_weight",
+        "/parity/max_logit_difference",
+        "/parity/top1_agreement",
+        "/memory/ram",
+    ] {
+        number(&report, path);
+    }
+    for key in ["token_hash", "state_hash"] {
+        assert_eq!(report[key].as_str().map(str::len), Some(8), "{key}");
+    }
+    let written: Value = serde_json::from_slice(&std::fs::read(bench.path("out/report.json")).unwrap()).unwrap();
+    assert_eq!(written, report);
+    for file in ["model.bttt", "position.svg", "run/loss.svg", "tokenizer.json"] {
+        assert!(bench.path(&format!("out/{file}")).exists(), "{file}");
+    }
+}
