@@ -10,14 +10,7 @@ pub(crate) fn matmul(m: &Matrix<'_>, q: &Quantised<'_>, x: &[f32], out: &mut [f3
     let cols = m.cols;
     match m.weights {
         Weights::T2(data, scale) => {
-            each_row(
-                data,
-                m,
-                q,
-                out,
-                |r| scale.of(r),
-                |row, q| t2_dot(row, q, cols),
-            );
+            each_row(data, m, q, out, |r| scale.of(r), t2_dot);
         }
         Weights::T5(data, scale) => {
             each_row(
@@ -26,11 +19,18 @@ pub(crate) fn matmul(m: &Matrix<'_>, q: &Quantised<'_>, x: &[f32], out: &mut [f3
                 q,
                 out,
                 |r| scale.of(r),
-                |row, q| t5_dot(row, q, cols),
+                |row, q, _| t5_dot(row, q, cols),
             );
         }
         Weights::I8(data, scales) => {
-            each_row(data, m, q, out, |r| super::at(scales, r), i8_dot);
+            each_row(
+                data,
+                m,
+                q,
+                out,
+                |r| super::at(scales, r),
+                |row, q, _| i8_dot(row, q),
+            );
         }
         Weights::Float(data) => super::float_rows(data, m, x, out),
     }
@@ -43,18 +43,11 @@ fn each_row<W>(
     q: &Quantised<'_>,
     out: &mut [f32],
     scale: impl Fn(usize) -> f32,
-    dot: impl Fn(&[W], &[i8]) -> i32,
+    dot: impl Fn(&[W], &[i8], i32) -> i32,
 ) {
     let width = super::row_width(data, m);
-    let dot = |r, q: &[i8], _| [dot(super::row(data, r, width), q)];
+    let dot = |r, q: &[i8], sum| [dot(super::row(data, r, width), q, sum)];
     super::rows(0..m.rows, m, q, out, scale, dot);
-}
-
-/// Trits of a `t2` byte: bits `2p..2p+2` hold weight + 1 of plane `p`. Code 3, which the exporter never writes,
-/// counts as +2.
-#[inline(always)]
-pub(crate) fn t2_trit(byte: u8, plane: usize) -> i32 {
-    i32::from((byte >> (2 * plane)) & 3) - 1
 }
 
 /// Trits of a `t5` byte: it holds `ceil(v * 256 / 243)` with `v` five base-3 digits, plane 0 the most significant;
@@ -66,41 +59,49 @@ pub(crate) fn t5_trit(byte: u8, plane: usize) -> i32 {
     ((i32::from(shifted) * 3) >> 8) - 1
 }
 
-/// `sum_i T_i q_i` over one `t2` row of `cols` weights.
+/// `sum_i T_i q_i` over one `t2` row, as `sum_i (T_i + 1) q_i - sum_i q_i`: bits `2p..2p+2` of a byte hold weight + 1
+/// of plane `p`; code 3, which the exporter never writes, counts as +2. A block has `s` bytes (64, the last one
+/// fewer); byte `j` holds the weights of columns `j, j + s, j + 2 s, j + 3 s` of the block.
+///
+/// All planes of a byte at once and one subtraction a row: half the instructions of plane by plane on a Cortex-M4.
 #[inline(always)]
-fn t2_dot(row: &[u8], q: &[i8], cols: usize) -> i32 {
-    planes_dot::<4>(row, q, cols, t2_trit)
+fn t2_dot(row: &[u8], q: &[i8], total: i32) -> i32 {
+    let mut sum = 0;
+    let mut q = q;
+    for block in row.chunks(64) {
+        let mut plane = || {
+            let (plane, rest) = q.split_at_checked(block.len()).unwrap_or_default();
+            q = rest;
+            plane
+        };
+        let codes = plane().iter().zip(plane()).zip(plane()).zip(plane());
+        for (&byte, (((&q0, &q1), &q2), &q3)) in block.iter().zip(codes) {
+            let code = |plane: usize| i32::from((byte >> (2 * plane)) & 3);
+            sum += code(0) * i32::from(q0) + code(1) * i32::from(q1);
+            sum += code(2) * i32::from(q2) + code(3) * i32::from(q3);
+        }
+    }
+    sum - total
 }
 
-/// `sum_i T_i q_i` over one `t5` row of `cols` weights.
+/// `sum_i T_i q_i` over one `t5` row of `cols` weights. Blocks as in `t2`, with five planes; the last plane of the last
+/// block may reach past the activations' padding, so planes are walked one by one.
 #[inline(always)]
 fn t5_dot(row: &[u8], q: &[i8], cols: usize) -> i32 {
-    planes_dot::<5>(row, q, cols, t5_trit)
-}
-
-/// Walks the blocks of a packed row. A block has `s` bytes (64, the last one fewer); byte `j` holds the weights
-/// of columns `j, j + s, j + 2 s, …` of the block.
-#[inline(always)]
-fn planes_dot<const P: usize>(
-    row: &[u8],
-    q: &[i8],
-    cols: usize,
-    trit: impl Fn(u8, usize) -> i32,
-) -> i32 {
+    const COLUMNS: usize = 5 * 64;
     let mut sum = 0;
     let mut left = cols;
     let mut q = q;
     for block in row.chunks(64) {
-        let stride = block.len();
-        for (plane, codes) in q.chunks(stride).take(P).enumerate() {
+        for (plane, codes) in q.chunks(block.len()).take(5).enumerate() {
             sum += block
                 .iter()
                 .zip(codes)
-                .map(|(&byte, &q)| trit(byte, plane) * i32::from(q))
+                .map(|(&byte, &q)| t5_trit(byte, plane) * i32::from(q))
                 .sum::<i32>();
         }
-        q = q.get(left.min(64 * P)..).unwrap_or(&[]);
-        left = left.saturating_sub(64 * P);
+        q = q.get(left.min(COLUMNS)..).unwrap_or(&[]);
+        left = left.saturating_sub(COLUMNS);
     }
     sum
 }
