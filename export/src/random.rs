@@ -96,7 +96,7 @@ impl Random {
         match dtype {
             DType::T2 | DType::T5 => {
                 let trits = (0..rows * cols)
-                    .map(|_| (self.next() * 1.5).round() as i8)
+                    .map(|_| (self.next() * 1.5).round().max(-1.0) as i8)
                     .collect();
                 TensorData::Ternary {
                     trits,

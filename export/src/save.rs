@@ -15,7 +15,9 @@ pub fn save_atomically(path: &Path, bytes: &[u8]) -> Result<(), ExportError> {
         source,
     };
     if path.exists() && !path.is_file() {
-        return Err(fault(std::io::Error::other("it exists and is not a regular file")));
+        return Err(fault(std::io::Error::other(
+            "it exists and is not a regular file",
+        )));
     }
     let folder = path
         .parent()
