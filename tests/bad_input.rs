@@ -4,7 +4,8 @@ mod support;
 
 use support::{Bench, demo};
 
-const TEXT: &str = "Ada Varga went to the market. Bo Kim stayed at home and read. Ada Varga came back.\n";
+const TEXT: &str =
+    "Ada Varga went to the market. Bo Kim stayed at home and read. Ada Varga came back.\n";
 
 fn bench_with_text() -> Bench {
     let bench = Bench::new();
@@ -16,11 +17,19 @@ fn bench_with_text() -> Bench {
 fn a_missing_or_empty_data_file_is_named() {
     let bench = Bench::new();
     bench.write("empty.txt", "");
-    for command in ["train --out run --data", "tokenizer --vocab-size 300 --out t.json --data", "prepare --tokenizer bytes --out t.bin --data"] {
+    for command in [
+        "train --out run --data",
+        "tokenizer --vocab-size 300 --out t.json --data",
+        "prepare --tokenizer bytes --out t.bin --data",
+    ] {
         bench.refuses(&format!("{command} nowhere.txt"), 1, &["nowhere.txt"]);
         bench.refuses(&format!("{command} empty.txt"), 1, &["empty.txt", "empty"]);
     }
-    bench.refuses_args(&["eval", "--model", &demo(), "--data", "empty.txt"], 1, &["empty.txt"]);
+    bench.refuses_args(
+        &["eval", "--model", &demo(), "--data", "empty.txt"],
+        1,
+        &["empty.txt"],
+    );
     assert!(!bench.path("t.json").exists() && !bench.path("t.bin").exists());
 }
 
@@ -30,17 +39,34 @@ fn a_text_that_is_not_utf8_says_where_and_lossy_takes_it() {
     let mut text = TEXT.repeat(60).into_bytes();
     text[100] = 0xFF;
     bench.write("latin.txt", text);
-    bench.refuses("prepare --data latin.txt --tokenizer bytes --out t.bin", 1, &["latin.txt", "byte 100", "--lossy"]);
-    bench.refuses_args(&["eval", "--model", &demo(), "--data", "latin.txt"], 1, &["byte 100", "--lossy"]);
+    bench.refuses(
+        "prepare --data latin.txt --tokenizer bytes --out t.bin",
+        1,
+        &["latin.txt", "byte 100", "--lossy"],
+    );
+    bench.refuses_args(
+        &["eval", "--model", &demo(), "--data", "latin.txt"],
+        1,
+        &["byte 100", "--lossy"],
+    );
     assert!(!bench.path("t.bin").exists());
-    assert!(bench.run("prepare --data latin.txt --tokenizer bytes --out t.bin --lossy").status.success());
+    assert!(
+        bench
+            .run("prepare --data latin.txt --tokenizer bytes --out t.bin --lossy")
+            .status
+            .success()
+    );
 }
 
 #[test]
 fn a_corpus_shorter_than_one_context_is_refused() {
     let bench = Bench::new();
     bench.write("short.txt", "too short");
-    bench.refuses("train --data short.txt --out run --context 256 --steps 1", 1, &["9 tokens", "one context of 256"]);
+    bench.refuses(
+        "train --data short.txt --out run --context 256 --steps 1",
+        1,
+        &["9 tokens", "one context of 256"],
+    );
 }
 
 #[test]
@@ -54,7 +80,11 @@ fn an_unknown_or_impossible_config_field_is_named() {
         ("[train]\nlr = -1.0\n", "lr"),
     ] {
         bench.write("c.toml", config);
-        bench.refuses("train --config c.toml --data text.txt --out run --steps 1", 1, &[word]);
+        bench.refuses(
+            "train --config c.toml --data text.txt --out run --steps 1",
+            1,
+            &[word],
+        );
     }
 }
 
@@ -64,8 +94,17 @@ fn resuming_a_checkpoint_of_another_config_is_refused() {
     let small = "[model]\nd_model = 32\nn_heads = 2\nn_layers = 1\nd_ffn = 32\n[train]\ncontext = 32\nbatch = 2\n";
     bench.write("a.toml", small);
     bench.write("b.toml", small.replace("d_ffn = 32", "d_ffn = 64"));
-    assert!(bench.run("train --config a.toml --data text.txt --out run --steps 2").status.success());
-    bench.refuses("train --config b.toml --data text.txt --out run --steps 4 --resume", 1, &["d_ffn"]);
+    assert!(
+        bench
+            .run("train --config a.toml --data text.txt --out run --steps 2")
+            .status
+            .success()
+    );
+    bench.refuses(
+        "train --config b.toml --data text.txt --out run --steps 4 --resume",
+        1,
+        &["d_ffn"],
+    );
     bench.refuses("export --checkpoint nowhere --out m.bttt", 1, &["nowhere"]);
     assert!(!bench.path("m.bttt").exists());
 }
@@ -78,41 +117,111 @@ fn a_truncated_or_foreign_blob_is_refused_by_every_command() {
     damaged[blob.len() / 2] ^= 1;
     for (name, bytes, word) in [
         ("cut.bttt", &blob[..blob.len() / 2], "again"),
-        ("foreign.bttt", b"GGUF and something else, long enough to look like a file".as_slice(), "not a .bttt blob"),
+        (
+            "foreign.bttt",
+            b"GGUF and something else, long enough to look like a file".as_slice(),
+            "not a .bttt blob",
+        ),
         ("damaged.bttt", &damaged, "damaged"),
         ("empty.bttt", &[], "empty"),
     ] {
         bench.write(name, bytes);
-        bench.refuses(&format!("generate --model {name} --prompt hello"), 1, &[name, word]);
-        bench.refuses(&format!("eval --model {name} --data text.txt"), 1, &[name, word]);
+        bench.refuses(
+            &format!("generate --model {name} --prompt hello"),
+            1,
+            &[name, word],
+        );
+        bench.refuses(
+            &format!("eval --model {name} --data text.txt"),
+            1,
+            &[name, word],
+        );
         bench.refuses(&format!("plan --model {name}"), 1, &[name, word]);
         bench.refuses(&format!("inspect {name}"), 1, &[name, word]);
     }
-    bench.refuses("generate --model nowhere.bttt --prompt hello", 1, &["nowhere.bttt"]);
+    bench.refuses(
+        "generate --model nowhere.bttt --prompt hello",
+        1,
+        &["nowhere.bttt"],
+    );
 }
 
 #[test]
 fn an_empty_prompt_and_impossible_sampling_are_refused() {
     let bench = Bench::new();
     let demo = demo();
-    bench.refuses_args(&["generate", "--model", &demo, "--prompt", ""], 1, &["prompt is empty"]);
-    bench.refuses_args(&["generate", "--model", &demo, "--prompt", "a", "--temp", "nan"], 1, &["--temp"]);
-    bench.refuses_args(&["generate", "--model", &demo, "--prompt", "a", "--top-p", "0"], 1, &["--top-p"]);
-    bench.refuses_args(&["generate", "--model", &demo, "--prompt", "a", "--backend", "abacus"], 1, &["abacus", "scalar"]);
+    bench.refuses_args(
+        &["generate", "--model", &demo, "--prompt", ""],
+        1,
+        &["prompt is empty"],
+    );
+    bench.refuses_args(
+        &[
+            "generate", "--model", &demo, "--prompt", "a", "--temp", "nan",
+        ],
+        1,
+        &["--temp"],
+    );
+    bench.refuses_args(
+        &[
+            "generate", "--model", &demo, "--prompt", "a", "--top-p", "0",
+        ],
+        1,
+        &["--top-p"],
+    );
+    bench.refuses_args(
+        &[
+            "generate",
+            "--model",
+            &demo,
+            "--prompt",
+            "a",
+            "--backend",
+            "abacus",
+        ],
+        1,
+        &["abacus", "scalar"],
+    );
 }
 
 #[test]
 fn a_state_that_is_damaged_or_of_another_kind_is_refused() {
     let bench = Bench::new();
     let demo = demo();
-    let run = ["generate", "--model", &demo, "--prompt", "Ada", "--max-tokens", "4", "--save-state", "s.state"];
+    let run = [
+        "generate",
+        "--model",
+        &demo,
+        "--prompt",
+        "Ada",
+        "--max-tokens",
+        "4",
+        "--save-state",
+        "s.state",
+    ];
     assert!(bench.run_args(&run).status.success());
     let mut state = std::fs::read(bench.path("s.state")).unwrap();
     state[40] ^= 1;
     bench.write("bad.state", &state);
     bench.write("other.state", b"not a state at all, but a text");
-    for (name, word) in [("bad.state", "checksum"), ("other.state", "not a snapshot"), ("none.state", "none.state")] {
-        bench.refuses_args(&["generate", "--model", &demo, "--prompt", "a", "--load-state", name], 1, &[name, word]);
+    for (name, word) in [
+        ("bad.state", "checksum"),
+        ("other.state", "not a snapshot"),
+        ("none.state", "none.state"),
+    ] {
+        bench.refuses_args(
+            &[
+                "generate",
+                "--model",
+                &demo,
+                "--prompt",
+                "a",
+                "--load-state",
+                name,
+            ],
+            1,
+            &[name, word],
+        );
     }
 }
 
@@ -128,8 +237,17 @@ fn wrong_usage_is_exit_code_2() {
 #[test]
 fn a_model_that_does_not_fit_the_device_is_exit_code_1() {
     let bench = Bench::new();
-    bench.refuses_args(&["plan", "--model", &demo(), "--ram", "1K"], 1, &["RAM", "1024"]);
-    assert!(bench.run_args(&["plan", "--model", &demo(), "--ram", "64M", "--flash", "64M"]).status.success());
+    bench.refuses_args(
+        &["plan", "--model", &demo(), "--ram", "1K"],
+        1,
+        &["RAM", "1024"],
+    );
+    assert!(
+        bench
+            .run_args(&["plan", "--model", &demo(), "--ram", "64M", "--flash", "64M"])
+            .status
+            .success()
+    );
 }
 
 #[cfg(target_os = "linux")]
@@ -138,9 +256,38 @@ fn a_full_disk_gives_one_line_and_leaves_nothing_half_written() {
     let bench = bench_with_text();
     let demo = demo();
     for (args, file) in [
-        (&["corpus", "--out", "c.txt", "--bytes", "100000", "--seed", "1"][..], "c.txt"),
-        (&["prepare", "--data", "text.txt", "--tokenizer", "bytes", "--out", "t.bin"], "t.bin"),
-        (&["generate", "--model", &demo, "--prompt", "Ada", "--max-tokens", "2", "--save-state", "s.state"], "s.state"),
+        (
+            &[
+                "corpus", "--out", "c.txt", "--bytes", "100000", "--seed", "1",
+            ][..],
+            "c.txt",
+        ),
+        (
+            &[
+                "prepare",
+                "--data",
+                "text.txt",
+                "--tokenizer",
+                "bytes",
+                "--out",
+                "t.bin",
+            ],
+            "t.bin",
+        ),
+        (
+            &[
+                "generate",
+                "--model",
+                &demo,
+                "--prompt",
+                "Ada",
+                "--max-tokens",
+                "2",
+                "--save-state",
+                "s.state",
+            ],
+            "s.state",
+        ),
     ] {
         bench.refuses_on_a_full_disk(args, file);
     }

@@ -19,25 +19,58 @@ fn trained() -> Bench {
 }
 
 fn number(value: &Value, path: &str) -> f64 {
-    value.pointer(path).and_then(Value::as_f64).unwrap_or_else(|| panic!("no number at {path} in {value}"))
+    value
+        .pointer(path)
+        .and_then(Value::as_f64)
+        .unwrap_or_else(|| panic!("no number at {path} in {value}"))
 }
 
 #[test]
 fn what_was_trained_is_what_runs() {
     let bench = trained();
     for weights in ["t2", "t5"] {
-        let exported = bench.json(&format!("export --checkpoint run --out {weights}.bttt --weights {weights}"));
+        let exported = bench.json(&format!(
+            "export --checkpoint run --out {weights}.bttt --weights {weights}"
+        ));
         assert!(number(&exported, "/parity/top1_agreement") > 0.98);
         let inspected = bench.json(&format!("inspect {weights}.bttt"));
         let bits = number(&inspected, "/bits_per_ternary_weight");
-        assert!(if weights == "t2" { (2.0..2.2).contains(&bits) } else { (1.6..1.9).contains(&bits) }, "{bits}");
+        assert!(
+            if weights == "t2" {
+                (2.0..2.2).contains(&bits)
+            } else {
+                (1.6..1.9).contains(&bits)
+            },
+            "{bits}"
+        );
     }
-    let scores = ["t2", "t5"].map(|w| bench.json(&format!("eval --model {w}.bttt --data corpus.txt --plot {w}.svg")));
+    let scores = ["t2", "t5"].map(|w| {
+        bench.json(&format!(
+            "eval --model {w}.bttt --data corpus.txt --plot {w}.svg"
+        ))
+    });
     assert_eq!(scores[0], scores[1], "both packings are the same model");
     assert!(number(&scores[0], "/learning/recall_values") > 100.0);
-    assert!(std::fs::read_to_string(bench.path("t2.svg")).unwrap().contains("<svg"));
+    assert!(
+        std::fs::read_to_string(bench.path("t2.svg"))
+            .unwrap()
+            .contains("<svg")
+    );
     assert!(bench.path("run/loss.svg").exists() && bench.path("run/metrics.jsonl").exists());
     bench.json("plan --model t2.bttt");
+}
+
+/// Tensors of a checkpoint: weights and moments, without the metadata (which has the seconds).
+fn tensors(bench: &Bench, run: &str) -> Vec<(String, Vec<u8>)> {
+    let bytes = std::fs::read(bench.path(&format!("{run}/checkpoint.safetensors"))).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let mut all: Vec<_> = tensors
+        .tensors()
+        .into_iter()
+        .map(|(name, t)| (name, t.data().to_vec()))
+        .collect();
+    all.sort();
+    all
 }
 
 #[test]
@@ -46,16 +79,88 @@ fn a_run_that_was_stopped_resumes_to_the_same_bytes() {
     let train = "train --config c.toml --data corpus.bin --tokenizer t.json --steps 12 --out";
     bench.json(&format!("{train} halves --stop-after 5"));
     bench.json(&format!("{train} halves --resume"));
-    for (straight, halves) in [("run", "halves")].map(|(a, b)| (format!("{a}/checkpoint.safetensors"), format!("{b}/checkpoint.safetensors"))) {
-        let weights = |name: &str| {
-            let bytes = std::fs::read(bench.path(name)).unwrap();
-            let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-            let mut all: Vec<(String, Vec<u8>)> = tensors.tensors().into_iter().map(|(n, t)| (n, t.data().to_vec())).collect();
-            all.sort();
-            all
-        };
-        assert!(weights(&straight) == weights(&halves), "resumed weights differ");
+    assert!(
+        tensors(&bench, "run") == tensors(&bench, "halves"),
+        "resumed weights differ"
+    );
+}
+
+#[test]
+fn a_killed_run_resumes_from_its_last_checkpoint_to_the_same_bytes() {
+    let bench = trained();
+    bench.write("every.toml", format!("{CONFIG}checkpoint_every = 1\n"));
+    let train =
+        "train --config every.toml --data corpus.bin --tokenizer t.json --steps 12 --out killed";
+    let mut child = bench.start(train);
+    while !bench.path("killed/checkpoint.safetensors").exists()
+        && child.try_wait().unwrap().is_none()
+    {
+        std::thread::yield_now();
     }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let resumed = bench.run(&format!("{train} --resume"));
+    let nothing_left = String::from_utf8_lossy(&resumed.stderr).contains("nothing to do"); // it was faster than the kill
+    assert!(
+        resumed.status.success() || nothing_left,
+        "{}",
+        String::from_utf8_lossy(&resumed.stderr)
+    );
+    assert!(
+        tensors(&bench, "run") == tensors(&bench, "killed"),
+        "resumed weights differ"
+    );
+    let metrics = std::fs::read_to_string(bench.path("killed/metrics.jsonl")).unwrap();
+    let steps: Vec<u64> = metrics
+        .lines()
+        .map(|l| {
+            serde_json::from_str::<Value>(l).unwrap()["step"]
+                .as_u64()
+                .unwrap()
+        })
+        .collect();
+    assert_eq!(
+        steps,
+        (1..=12).collect::<Vec<_>>(),
+        "every step is in the metrics once"
+    );
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_disk_that_fills_up_during_training_leaves_the_last_checkpoint_whole() {
+    let bench = trained();
+    let before = tensors(&bench, "run");
+    let more = [
+        "train",
+        "--config",
+        "c.toml",
+        "--data",
+        "corpus.bin",
+        "--tokenizer",
+        "t.json",
+        "--steps",
+        "15",
+        "--out",
+        "run",
+        "--resume",
+    ];
+    let output = bench.run_on_a_full_disk(&more);
+    assert_eq!(
+        output.status.code(),
+        Some(1),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(tensors(&bench, "run") == before);
+    let left = std::fs::read_dir(bench.path("run"))
+        .unwrap()
+        .map(|f| f.unwrap().file_name().into_string().unwrap());
+    assert!(
+        left.filter(|name| name.contains("tmp")).next().is_none(),
+        "a temporary file is left"
+    );
+    bench.json("export --checkpoint run --out m.bttt");
 }
 
 #[test]
@@ -63,9 +168,15 @@ fn every_backend_gives_the_same_tokens_and_state() {
     let bench = Bench::new();
     let demo = demo();
     let run = |extra: &str| {
-        let line = format!("generate --model {demo} --prompt Ada --max-tokens 40 --temp 0.9 --seed 5 --ignore-end {extra}");
+        let line = format!(
+            "generate --model {demo} --prompt Ada --max-tokens 40 --temp 0.9 --seed 5 --ignore-end {extra}"
+        );
         let report = bench.json(&line);
-        (report["tokens_hash"].clone(), report["state_hash"].clone(), report["text"].clone())
+        (
+            report["tokens_hash"].clone(),
+            report["state_hash"].clone(),
+            report["text"].clone(),
+        )
     };
     let first = run("--backend scalar");
     for backend in bitttt_core::Backend::all() {
@@ -79,15 +190,31 @@ fn a_saved_state_goes_on_as_if_never_stopped() {
     let bench = Bench::new();
     let demo = demo();
     let run = |prompt: &str, extra: &[&str]| {
-        let mut args = vec!["generate", "--model", &demo, "--prompt", prompt, "--max-tokens", "0", "--json"];
+        let mut args = vec![
+            "generate",
+            "--model",
+            &demo,
+            "--prompt",
+            prompt,
+            "--max-tokens",
+            "0",
+            "--json",
+        ];
         args.extend(extra);
         let output = bench.run_args(&args);
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         serde_json::from_slice::<Value>(&output.stdout).unwrap()["state_hash"].clone()
     };
     let straight = run("Ada Varga came home. The road was long.", &[]);
     run("Ada Varga came home.", &["--save-state", "s.state"]);
-    assert_eq!(run(" The road was long.", &["--load-state", "s.state"]), straight);
+    assert_eq!(
+        run(" The road was long.", &["--load-state", "s.state"]),
+        straight
+    );
     let state = bench.json("inspect s.state");
     assert_eq!(state["kind"], "state");
 }
@@ -97,7 +224,16 @@ fn chat_reads_lines_and_keeps_its_state() {
     let bench = Bench::new();
     let demo = demo();
     let output = bench.run_with_input(
-        &["chat", "--model", &demo, "--max-tokens", "8", "--json", "--save-state", "c.state"],
+        &[
+            "chat",
+            "--model",
+            &demo,
+            "--max-tokens",
+            "8",
+            "--json",
+            "--save-state",
+            "c.state",
+        ],
         "Ada Varga\n/nonsense\n/freeze\nBo Kim\n/quit\n",
     );
     assert!(output.status.success());
@@ -128,9 +264,15 @@ fn quickstart_reports_every_figure() {
     for key in ["token_hash", "state_hash"] {
         assert_eq!(report[key].as_str().map(str::len), Some(8), "{key}");
     }
-    let written: Value = serde_json::from_slice(&std::fs::read(bench.path("out/report.json")).unwrap()).unwrap();
+    let written: Value =
+        serde_json::from_slice(&std::fs::read(bench.path("out/report.json")).unwrap()).unwrap();
     assert_eq!(written, report);
-    for file in ["model.bttt", "position.svg", "run/loss.svg", "tokenizer.json"] {
+    for file in [
+        "model.bttt",
+        "position.svg",
+        "run/loss.svg",
+        "tokenizer.json",
+    ] {
         assert!(bench.path(&format!("out/{file}")).exists(), "{file}");
     }
 }

@@ -25,7 +25,11 @@ fn core_ids(text: &str) -> Vec<u32> {
     let mut ids = vec![0; text.len()];
     let len = tokenizer.encode(text.as_bytes(), &mut ids).unwrap();
     ids.truncate(len);
-    let bytes: Vec<u8> = ids.iter().flat_map(|&id| tokenizer.decode(id)).copied().collect();
+    let bytes: Vec<u8> = ids
+        .iter()
+        .flat_map(|&id| tokenizer.decode(id))
+        .copied()
+        .collect();
     assert_eq!(bytes, text.as_bytes(), "decoding gives the text back");
     ids
 }
@@ -41,10 +45,22 @@ proptest! {
 
 #[test]
 fn runs_longer_than_a_piece_are_cut_alike() {
-    for (unit, tail) in [("a", " b"), (" ", "b"), ("\n", " b"), ("é", "1"), ("7", ""), ("-", " -"), ("  \n", "x")] {
+    for (unit, tail) in [
+        ("a", " b"),
+        (" ", "b"),
+        ("\n", " b"),
+        ("é", "1"),
+        ("7", ""),
+        ("-", " -"),
+        ("  \n", "x"),
+    ] {
         for count in [1, 2, 63, 64, 65, 66, 127, 128, 129, 200] {
             let text = format!("start {}{tail}", unit.repeat(count));
-            assert_eq!(core_ids(&text), BOTH.trained.encode(&text).unwrap(), "{count} times {unit:?}");
+            assert_eq!(
+                core_ids(&text),
+                BOTH.trained.encode(&text).unwrap(),
+                "{count} times {unit:?}"
+            );
         }
     }
 }
@@ -54,7 +70,12 @@ fn prose_is_cut_alike_and_compressed() {
     let text = Corpus::generate(20_000, 8).text.replace(SEPARATOR, "");
     let ids = core_ids(&text);
     assert_eq!(ids, BOTH.trained.encode(&text).unwrap());
-    assert!(ids.len() * 2 < text.len(), "{} tokens for {} bytes", ids.len(), text.len());
+    assert!(
+        ids.len() * 2 < text.len(),
+        "{} tokens for {} bytes",
+        ids.len(),
+        text.len()
+    );
 }
 
 #[test]

@@ -12,7 +12,9 @@ pub struct Bench {
 
 impl Bench {
     pub fn new() -> Self {
-        Self { folder: tempfile::tempdir().unwrap() }
+        Self {
+            folder: tempfile::tempdir().unwrap(),
+        }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -29,19 +31,33 @@ impl Bench {
     }
 
     pub fn run_args(&self, args: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_bitttt")).current_dir(self.folder.path()).args(args).output().unwrap()
+        Command::new(env!("CARGO_BIN_EXE_bitttt"))
+            .current_dir(self.folder.path())
+            .args(args)
+            .output()
+            .unwrap()
     }
 
     pub fn run_with_input(&self, args: &[&str], input: &str) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_bitttt"));
-        command.current_dir(self.folder.path()).args(args).write_stdin(input).output().unwrap()
+        command
+            .current_dir(self.folder.path())
+            .args(args)
+            .write_stdin(input)
+            .output()
+            .unwrap()
     }
 
     /// Runs and expects success; the JSON document of stdout.
     pub fn json(&self, line: &str) -> serde_json::Value {
         let output = self.run(&format!("{line} --json"));
-        assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
-        serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{line}: stdout is not one JSON document: {e}"))
+        assert!(
+            output.status.success(),
+            "{line}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|e| panic!("{line}: stdout is not one JSON document: {e}"))
     }
 
     /// Runs and expects exit code `code`, and one line on stderr that says all of `words`.
@@ -49,15 +65,35 @@ impl Bench {
         self.refuses_args(&line.split_whitespace().collect::<Vec<_>>(), code, words);
     }
 
-    /// Runs where no file can grow beyond 4 KiB, and expects one line that names `file`, and no file.
-    pub fn refuses_on_a_full_disk(&self, args: &[&str], file: &str) {
+    /// Runs where no file can grow beyond 4 KiB.
+    pub fn run_on_a_full_disk(&self, args: &[&str]) -> Output {
         let limited = "trap '' XFSZ; ulimit -f 8; exec \"$0\" \"$@\"";
         let mut command = Command::new("sh");
-        command.current_dir(self.folder.path()).args(["-c", limited, env!("CARGO_BIN_EXE_bitttt")]).args(args);
-        let output = command.output().unwrap();
+        command
+            .current_dir(self.folder.path())
+            .args(["-c", limited, env!("CARGO_BIN_EXE_bitttt")])
+            .args(args);
+        command.output().unwrap()
+    }
+
+    /// Starts the command and does not wait for it.
+    pub fn start(&self, line: &str) -> std::process::Child {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_bitttt"));
+        command
+            .current_dir(self.folder.path())
+            .args(line.split_whitespace());
+        command.stderr(std::process::Stdio::null()).spawn().unwrap()
+    }
+
+    /// Runs where no file can grow beyond 4 KiB, and expects one line that names `file`, and no file.
+    pub fn refuses_on_a_full_disk(&self, args: &[&str], file: &str) {
+        let output = self.run_on_a_full_disk(args);
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(1), "{args:?}: {stderr}");
-        assert!(stderr.contains("bitttt: error: ") && stderr.contains(file), "{args:?}: {stderr}");
+        assert!(
+            stderr.contains("bitttt: error: ") && stderr.contains(file),
+            "{args:?}: {stderr}"
+        );
         assert!(!self.path(file).exists(), "{file} was left half-written");
     }
 
@@ -67,7 +103,10 @@ impl Bench {
         assert_eq!(output.status.code(), Some(code), "{args:?}: {stderr}");
         let last = stderr.trim_end().lines().last().unwrap_or_default();
         for word in words {
-            assert!(last.contains(word), "{args:?} should mention `{word}`: {stderr}");
+            assert!(
+                last.contains(word),
+                "{args:?} should mention `{word}`: {stderr}"
+            );
         }
         if code == 1 {
             assert!(last.starts_with("bitttt: error: "), "{stderr}");
