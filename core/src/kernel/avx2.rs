@@ -3,7 +3,7 @@
 //!
 //! Every function here requires AVX2; `kernel::Backend` hands out the AVX2 value only where it is present.
 
-use super::{Quantised, lanes, scalar};
+use super::{Quantised, lanes};
 use crate::model::{Matrix, Weights};
 use core::arch::x86_64::*;
 
@@ -22,8 +22,14 @@ pub(crate) fn matmul(m: &Matrix<'_>, q: &Quantised<'_>, x: &[f32], out: &mut [f3
         }
         Weights::I8(data, scales) => {
             let width = super::row_width(data, m);
-            let dot = |r, q: &[i8], _| [i8_dot(super::row(data, r, width), q)];
-            super::rows(0..m.rows, m, q, out, |r| super::at(scales, r), dot);
+            let grouped = m.rows - m.rows % ROWS;
+            let scale = |r| super::at(scales, r);
+            super::rows(0..grouped, m, q, out, scale, |r, q, _| {
+                i8_dot::<ROWS>(data, r, width, q)
+            });
+            super::rows(grouped..m.rows, m, q, out, scale, |r, q, _| {
+                i8_dot::<1>(data, r, width, q)
+            });
         }
         Weights::Float(data) => super::float_rows(data, m, x, out),
     }
@@ -87,7 +93,7 @@ fn planes_dot<const P: usize, const R: usize>(
         }
         at += 32;
     }
-    totals.map(|total| horizontal_sum(total))
+    horizontal_sums(totals)
 }
 
 /// Codes of the lowest plane, and the bytes shifted to the next one.
@@ -118,21 +124,25 @@ fn at_least(x: __m256i, threshold: __m256i) -> __m256i {
     _mm256_cmpeq_epi8(_mm256_max_epu8(x, threshold), x)
 }
 
-/// `sum_i W_i q_i` over one row of signed bytes: `|w|` times `q` with `w`'s sign. `|w| <= 128` and `|q| <= 127`, so
-/// the pairs of `vpmaddubsw` do not saturate.
+/// `sum_i W_i q_i` over rows of signed bytes: `|w|` times `q` with `w`'s sign. `|w| <= 128` and `|q| <= 127`, so the
+/// pairs of `vpmaddubsw` do not saturate. Codes behind a row's end meet weights that count as zeros.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn i8_dot(row: &[i8], q: &[i8]) -> i32 {
-    let (rows, row_tail) = row.as_chunks::<32>();
-    let (qs, _) = q.as_chunks::<32>();
-    let mut total = _mm256_setzero_si256();
-    for (w, q) in rows.iter().zip(qs) {
-        let (w, q) = (load(bytemuck::cast_ref(w)), load(bytemuck::cast_ref(q)));
-        let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(q, w));
-        total = _mm256_add_epi32(total, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+fn i8_dot<const R: usize>(data: &[i8], first: usize, width: usize, q: &[i8]) -> [i32; R] {
+    let data: &[u8] = bytemuck::cast_slice(data);
+    let mut totals = [_mm256_setzero_si256(); R];
+    let mut at = 0;
+    while at < width {
+        let activations = load_q(q, at);
+        for (r, total) in totals.iter_mut().enumerate() {
+            let w = load_bytes(data, (first + r) * width + at, width - at);
+            let signed = _mm256_sign_epi8(activations, w);
+            let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), signed);
+            *total = _mm256_add_epi32(*total, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+        }
+        at += 32;
     }
-    let tail = q.get(rows.len() * 32..).unwrap_or(&[]);
-    horizontal_sum(total) + scalar::i8_dot(row_tail, tail)
+    horizontal_sums(totals)
 }
 
 /// 32 bytes of `data` from `at`, those from `len` on as zeros.
@@ -186,12 +196,28 @@ fn load_q(q: &[i8], at: usize) -> __m256i {
     }
 }
 
+/// The sum of each vector's elements; four vectors share their additions.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn horizontal_sum(v: __m256i) -> i32 {
-    let halves = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v));
-    let pairs = _mm_add_epi32(halves, _mm_shuffle_epi32::<0b00_00_11_10>(halves));
-    _mm_cvtsi128_si32(_mm_add_epi32(pairs, _mm_shuffle_epi32::<0b01>(pairs)))
+fn horizontal_sums<const R: usize>(totals: [__m256i; R]) -> [i32; R] {
+    let mut sums = [0; R];
+    for (sums, totals) in sums.chunks_mut(4).zip(totals.chunks(4)) {
+        let total = |i: usize| totals.get(i).copied().unwrap_or(_mm256_setzero_si256());
+        let low = _mm256_hadd_epi32(total(0), total(1));
+        let pairs = _mm256_hadd_epi32(low, _mm256_hadd_epi32(total(2), total(3)));
+        let four = _mm_add_epi32(
+            _mm256_castsi256_si128(pairs),
+            _mm256_extracti128_si256::<1>(pairs),
+        );
+        let four = [
+            _mm_extract_epi32::<0>(four),
+            _mm_extract_epi32::<1>(four),
+            _mm_extract_epi32::<2>(four),
+            _mm_extract_epi32::<3>(four),
+        ];
+        sums.iter_mut().zip(four).for_each(|(to, sum)| *to = sum);
+    }
+    sums
 }
 
 float_kernels!(stamp, ["avx2"]);
