@@ -3,7 +3,7 @@
 //!
 //! Every function here requires AVX2; `kernel::Backend` hands out the AVX2 value only where it is present.
 
-use super::{Quantised, lanes};
+use super::{Quantised, lanes, ttt};
 use crate::model::{Matrix, Weights};
 use core::arch::x86_64::*;
 

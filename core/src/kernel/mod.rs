@@ -1,6 +1,6 @@
 //! The arithmetic, and the choice of who does it.
 //!
-//! Down the folder: `scalar` (integer dot products, the reference), `lanes` (float kernels, one body for all).
+//! Down the folder: `scalar` (integer dot products, the reference), `lanes` and `ttt` (float kernels, one body for all).
 //! Across: one file an instruction set. Every backend gives the same bits (docs/NUMERICS.md); which one runs
 //! is decided once, by [`Backend::detect`].
 
@@ -12,6 +12,7 @@ pub(crate) mod lanes;
 mod scalar;
 #[cfg(test)]
 mod tests;
+pub(crate) mod ttt;
 
 use crate::model::{Floats, Matrix};
 

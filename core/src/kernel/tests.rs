@@ -147,7 +147,7 @@ fn an_update_that_is_not_finite_is_dropped_and_leaves_the_weights() {
         let mut keys = std::vec![poison; 2 * d];
         let (mut grads, mut rates) = (std::vec![1.0; 2 * d], std::vec![0.1; 2]);
         let (ones, zeros) = (std::vec![1.0; d], std::vec![0.0; d * d]);
-        let mut head = lanes::TttHead {
+        let mut head = ttt::TttHead {
             fast: &mut fast,
             keys: &mut keys,
             grads: &mut grads,

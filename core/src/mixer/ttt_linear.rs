@@ -2,7 +2,7 @@
 //! itself, by one gradient step a mini-batch, in the dual form that needs no `W` per token.
 
 use crate::format::Config;
-use crate::kernel::lanes::{TttHead, TttToken};
+use crate::kernel::ttt::{TttHead, TttToken};
 use crate::math::sigmoid;
 use crate::memory::head_state;
 use crate::model::TttLinear;
