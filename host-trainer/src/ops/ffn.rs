@@ -57,8 +57,8 @@ impl CustomOp2 for GluNorm {
             .zip(x.par_chunks(2 * step))
             .for_each(|(out, x)| match self.activation {
                 // Matched outside the loops, so that each is compiled with its own activation.
-                Activation::Silu => simd(|| rows(x, gain, Activation::Silu, self.eps, out)),
-                Activation::Relu2 => simd(|| rows(x, gain, Activation::Relu2, self.eps, out)),
+                Activation::Silu => simd(#[inline(always)] || rows(x, gain, Activation::Silu, self.eps, out)),
+                Activation::Relu2 => simd(#[inline(always)] || rows(x, gain, Activation::Relu2, self.eps, out)),
             });
         let mut dims = l1.dims().to_vec();
         *dims.last_mut().expect("at least one dimension") = gain.len();
@@ -80,10 +80,10 @@ impl CustomOp2 for GluNorm {
                 .zip(x.par_chunks(2 * step).zip(dy.par_chunks(step)))
                 .map(|(dx, (x, dy))| match self.activation {
                     Activation::Silu => {
-                        simd(|| rows_grad([x, gain, dy], Activation::Silu, self.eps, dx))
+                        simd(#[inline(always)] || rows_grad([x, gain, dy], Activation::Silu, self.eps, dx))
                     }
                     Activation::Relu2 => {
-                        simd(|| rows_grad([x, gain, dy], Activation::Relu2, self.eps, dx))
+                        simd(#[inline(always)] || rows_grad([x, gain, dy], Activation::Relu2, self.eps, dx))
                     }
                 })
                 .collect();

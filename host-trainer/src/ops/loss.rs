@@ -45,7 +45,7 @@ pub fn row_losses(logits: &[f32], targets: &[u32]) -> Vec<f32> {
         .zip(targets.par_chunks(ROWS_PER_TASK))
         .zip(logits.par_chunks(ROWS_PER_TASK * vocab))
         .for_each(|((out, targets), logits)| {
-            simd(|| {
+            simd(#[inline(always)] || {
                 let rows = logits.chunks_exact(vocab).zip(targets);
                 for ((row, &target), out) in rows.zip(out) {
                     if target != IGNORE {
@@ -93,7 +93,7 @@ impl CustomOp1 for CrossEntropy {
                 .zip(logits.par_chunks(ROWS_PER_TASK * vocab))
                 .zip(self.targets.par_chunks(ROWS_PER_TASK))
                 .for_each(|((out, logits), targets)| {
-                    simd(|| {
+                    simd(#[inline(always)] || {
                         let rows = out.chunks_exact_mut(vocab).zip(logits.chunks_exact(vocab));
                         for ((out, row), &target) in rows.zip(targets) {
                             row_grad(row, target, weight, out);
