@@ -94,10 +94,14 @@ pub fn output_within(command: &mut Command, limit: Duration) -> Result<(String, 
     ))
 }
 
+/// The command as one would type it.
 fn show(command: &Command) -> String {
-    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let program = Path::new(command.get_program())
+        .file_name()
+        .unwrap_or_default();
+    let words = std::iter::once(program).chain(command.get_args());
     words
-        .map(|word| word.to_string_lossy())
+        .map(OsStr::to_string_lossy)
         .collect::<Vec<_>>()
         .join(" ")
 }

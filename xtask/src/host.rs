@@ -93,3 +93,52 @@ fn travel(
         prompt_state_hash,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bitttt_core::format::DType;
+
+    fn run(prompt: &str, tokens: usize) -> Outcome {
+        let blob = crate::blob::random(DType::T2).unwrap();
+        outcome(&Job {
+            blob: &blob,
+            prompt,
+            tokens,
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn roads_agree_and_hashes_tell_runs_apart() {
+        let run_once = run("Ada", 20);
+        assert_eq!(run_once, run("Ada", 20));
+        let longer = run("Ada", 21);
+        assert_eq!(run_once.prompt_state_hash, longer.prompt_state_hash);
+        assert_ne!(
+            (run_once.tokens_hash, run_once.state_hash),
+            (longer.tokens_hash, longer.state_hash)
+        );
+        assert_ne!(run_once.prompt_state_hash, run("Bea", 20).prompt_state_hash);
+    }
+
+    #[test]
+    fn an_empty_prompt_is_the_document_token_alone() {
+        assert_ne!(run("", 1).prompt_state_hash, run("A", 1).prompt_state_hash);
+    }
+
+    #[test]
+    fn what_is_not_a_model_is_refused_by_name() {
+        let blob = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
+        let error = outcome(&Job {
+            blob: &blob,
+            prompt: "",
+            tokens: 1,
+        })
+        .unwrap_err();
+        assert!(
+            error.to_string().contains("Cargo.toml is not a model"),
+            "{error}"
+        );
+    }
+}
