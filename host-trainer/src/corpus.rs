@@ -75,8 +75,16 @@ impl<'a> Writer<'a> {
         rng.shuffle(&mut firsts);
         rng.shuffle(&mut surnames);
         let people = firsts.into_iter().zip(surnames).take(count);
-        let people = people.map(|(first, surname)| Person { first, surname, mentioned: false });
-        Self { corpus, people: people.collect(), rng }
+        let people = people.map(|(first, surname)| Person {
+            first,
+            surname,
+            mentioned: false,
+        });
+        Self {
+            corpus,
+            people: people.collect(),
+            rng,
+        }
     }
 
     fn document(mut self) {

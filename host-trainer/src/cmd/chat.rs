@@ -12,8 +12,10 @@ use std::path::{Path, PathBuf};
 
 /// Write with a model line by line; it remembers and learns over the whole conversation
 #[derive(clap::Args, Clone, Debug)]
-#[command(after_help = "Example:\n  bitttt chat --model demo/demo.bttt --save-state me.state\n\n\
-Lines starting with / are commands: /reset, /freeze, /learn, /save FILE, /load FILE, /quit.")]
+#[command(
+    after_help = "Example:\n  bitttt chat --model demo/demo.bttt --save-state me.state\n\n\
+Lines starting with / are commands: /reset, /freeze, /learn, /save FILE, /load FILE, /quit."
+)]
 pub struct Args {
     /// The model, a .bttt blob
     #[arg(long, value_name = "FILE")]
@@ -21,8 +23,10 @@ pub struct Args {
     /// Most tokens of one answer
     #[arg(long, value_name = "N", default_value_t = 200)]
     pub max_tokens: usize,
+    /// How tokens are chosen
     #[command(flatten)]
     pub sampling: Sampling,
+    /// What the session starts from and leaves
     #[command(flatten)]
     pub state: State,
 }
@@ -35,9 +39,16 @@ pub fn run(args: &Args, out: &Output) -> Result<()> {
     let sampler = args.sampling.sampler()?;
     let blob = Blob::open(&args.model)?;
     let mut memory = memory_for(&blob.model())?;
-    let mut session = Session::with_backend(blob.model(), HOST_BATCH, &mut memory, args.state.backend()?)?;
+    let mut session =
+        Session::with_backend(blob.model(), HOST_BATCH, &mut memory, args.state.backend()?)?;
     args.state.prepare(&mut session)?;
-    let mut chat = Chat { session, tokenizer: blob.tokenizer()?, sampler, max_tokens: args.max_tokens, turns: Vec::new() };
+    let mut chat = Chat {
+        session,
+        tokenizer: blob.tokenizer()?,
+        sampler,
+        max_tokens: args.max_tokens,
+        turns: Vec::new(),
+    };
     let prompt = || {
         eprint!("> ");
         std::io::stderr().flush()
@@ -85,7 +96,9 @@ impl Chat<'_, '_> {
             "/learn" => self.session.set_learning(Learning::On),
             "/save" => save_state(&self.session, named(file)?)?,
             "/load" => load_state(&mut self.session, named(file)?)?,
-            _ if command.starts_with('/') => bail!("{command} is no command; there are /reset /freeze /learn /save /load /quit"),
+            _ if command.starts_with('/') => {
+                bail!("{command} is no command; there are /reset /freeze /learn /save /load /quit")
+            }
             _ => self.answer(line, out)?,
         }
         Ok(false)
@@ -100,25 +113,39 @@ impl Chat<'_, '_> {
         }
         let (mut stream, mut answer) = (Utf8Stream::default(), String::new());
         let tokenizer = self.tokenizer;
-        generate(&mut self.session, &prompt, self.max_tokens, Some(document), &mut self.sampler, |token| {
-            let piece = stream.push(tokenizer.decode(token));
-            if !out.json {
-                print!("{piece}");
-                std::io::stdout().flush()?;
-            }
-            answer.push_str(&piece);
-            Ok(())
-        })?;
+        generate(
+            &mut self.session,
+            &prompt,
+            self.max_tokens,
+            Some(document),
+            &mut self.sampler,
+            |token| {
+                let piece = stream.push(tokenizer.decode(token));
+                if !out.json {
+                    print!("{piece}");
+                    std::io::stdout().flush()?;
+                }
+                answer.push_str(&piece);
+                Ok(())
+            },
+        )?;
         if !out.json {
             println!();
         }
         let state_hash = format!("{:08x}", self.session.state_hash());
-        self.turns.push(Turn { user: line.to_owned(), answer, state_hash });
+        self.turns.push(Turn {
+            user: line.to_owned(),
+            answer,
+            state_hash,
+        });
         Ok(())
     }
 }
 
 fn named(file: &Path) -> Result<&Path> {
-    ensure!(!file.as_os_str().is_empty(), "name a file: /save FILE, /load FILE");
+    ensure!(
+        !file.as_os_str().is_empty(),
+        "name a file: /save FILE, /load FILE"
+    );
     Ok(file)
 }

@@ -9,9 +9,11 @@ use crate::output::Output;
 
 /// Writes the built-in corpus: short documents whose later sentences need earlier facts
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  bitttt corpus --out corpus.txt --bytes 2000000 --seed 1\n\n\
+#[command(
+    after_help = "Example:\n  bitttt corpus --out corpus.txt --bytes 2000000 --seed 1\n\n\
 Beside FILE it writes FILE.recall: `start end` byte offsets of every surname at its second and later \
-mention, one a line.")]
+mention, one a line."
+)]
 pub struct Args {
     /// File to write
     #[arg(long, value_name = "FILE")]

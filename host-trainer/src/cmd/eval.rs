@@ -12,9 +12,11 @@ use std::path::PathBuf;
 
 /// Measure a model on text: loss, perplexity, bits per byte, recall; learning on against frozen
 #[derive(clap::Args, Clone, Debug)]
-#[command(after_help = "Example:\n  bitttt eval --model demo/demo.bttt --data heldout.txt --plot loss.svg\n\n\
+#[command(
+    after_help = "Example:\n  bitttt eval --model demo/demo.bttt --data heldout.txt --plot loss.svg\n\n\
 Documents are separated by <|endoftext|>. Where FILE.recall lies beside the data (`bitttt corpus` writes it), the share of\n\
-recalled values is reported too.")]
+recalled values is reported too."
+)]
 pub struct Args {
     /// The model, a .bttt blob
     #[arg(long, value_name = "FILE")]
@@ -51,17 +53,38 @@ struct Report {
 /// # Errors
 /// Unreadable model or data, a plot that cannot be written.
 pub fn run(args: &Args, out: &Output) -> Result<()> {
-    ensure!(args.tail > 0.0 && args.tail <= 1.0, "--tail {} must lie in (0, 1]", args.tail);
-    ensure!(args.context != Some(0), "--context 0 leaves nothing to read; give at least 1");
+    ensure!(
+        args.tail > 0.0 && args.tail <= 1.0,
+        "--tail {} must lie in (0, 1]",
+        args.tail
+    );
+    ensure!(
+        args.context != Some(0),
+        "--context 0 leaves nothing to read; give at least 1"
+    );
     let blob = Blob::open(&args.model)?;
     let (model, tokenizer) = (blob.model(), blob.tokenizer()?);
     let text = text::read(&args.data, args.lossy)?;
-    let recall = if args.lossy { Vec::new() } else { read_recall(&args.data)? };
+    let recall = if args.lossy {
+        Vec::new()
+    } else {
+        read_recall(&args.data)?
+    };
     let documents = tail(documents(&tokenizer, &text, &recall), args.tail);
     let score = |learning| evaluate(&model, &documents, learning, args.context);
-    let learning = if args.freeze { None } else { Some(score(Learning::On)?) };
-    let report = Report { learning, frozen: score(Learning::Frozen)? };
-    for (name, score) in [("learning on", report.learning.as_ref()), ("frozen", Some(&report.frozen))] {
+    let learning = if args.freeze {
+        None
+    } else {
+        Some(score(Learning::On)?)
+    };
+    let report = Report {
+        learning,
+        frozen: score(Learning::Frozen)?,
+    };
+    for (name, score) in [
+        ("learning on", report.learning.as_ref()),
+        ("frozen", Some(&report.frozen)),
+    ] {
         if let Some(score) = score {
             out.say(describe(name, score));
         }
@@ -79,9 +102,23 @@ fn tail(documents: Vec<Document>, share: f64) -> Vec<Document> {
     match documents.as_slice() {
         [one] if share < 1.0 => {
             let from = one.tokens.len() - keep(one.tokens.len().max(1)).min(one.tokens.len());
-            let bytes = (one.bytes as f64 * (one.tokens.len() - from) as f64 / one.tokens.len().max(1) as f64).round() as usize;
-            let recall = one.recall.iter().filter(|r| r.start >= from).map(|r| Range { start: r.start - from, end: r.end - from });
-            vec![Document { tokens: one.tokens[from..].to_vec(), bytes, recall: recall.collect(), ends: one.ends }]
+            let bytes = (one.bytes as f64 * (one.tokens.len() - from) as f64
+                / one.tokens.len().max(1) as f64)
+                .round() as usize;
+            let recall = one
+                .recall
+                .iter()
+                .filter(|r| r.start >= from)
+                .map(|r| Range {
+                    start: r.start - from,
+                    end: r.end - from,
+                });
+            vec![Document {
+                tokens: one.tokens[from..].to_vec(),
+                bytes,
+                recall: recall.collect(),
+                ends: one.ends,
+            }]
         }
         [] => documents,
         _ => documents[documents.len() - keep(documents.len())..].to_vec(),
@@ -90,7 +127,9 @@ fn tail(documents: Vec<Document>, share: f64) -> Vec<Document> {
 
 /// One line of figures.
 pub fn describe(name: &str, score: &Score) -> String {
-    let recall = score.recall.map_or(String::new(), |r| format!(", recall {:.1}% of {}", r * 100.0, score.recall_values));
+    let recall = score.recall.map_or(String::new(), |r| {
+        format!(", recall {:.1}% of {}", r * 100.0, score.recall_values)
+    });
     format!(
         "{name:>11}: loss {:.4} nats a token, perplexity {:.2}, {:.4} bits a byte{recall}",
         score.loss, score.perplexity, score.bits_per_byte
@@ -101,7 +140,9 @@ pub fn describe(name: &str, score: &Score) -> String {
 pub fn positions(learning: Option<&Score>, frozen: &Score) -> String {
     let mut table = String::from("   position  learning    frozen\n");
     for (i, bucket) in frozen.by_position.iter().enumerate() {
-        let learned = learning.and_then(|l| l.by_position.get(i)).map_or("-".into(), |b| format!("{:.4}", b.loss));
+        let learned = learning
+            .and_then(|l| l.by_position.get(i))
+            .map_or("-".into(), |b| format!("{:.4}", b.loss));
         let range = format!("{}-{}", bucket.from, bucket.to);
         table += &format!("{range:>11} {learned:>9} {:>9.4}\n", bucket.loss);
     }

@@ -11,7 +11,9 @@ use std::path::PathBuf;
 
 /// Stream text from a model, which learns as it reads and writes
 #[derive(clap::Args, Clone, Debug)]
-#[command(after_help = "Example:\n  bitttt generate --model demo/demo.bttt --prompt \"Ada Varga\" --max-tokens 60 --temp 0.7")]
+#[command(
+    after_help = "Example:\n  bitttt generate --model demo/demo.bttt --prompt \"Ada Varga\" --max-tokens 60 --temp 0.7"
+)]
 pub struct Args {
     /// The model, a .bttt blob
     #[arg(long, value_name = "FILE")]
@@ -22,8 +24,10 @@ pub struct Args {
     /// Most tokens to make
     #[arg(long, value_name = "N", default_value_t = 200)]
     pub max_tokens: usize,
+    /// How tokens are chosen
     #[command(flatten)]
     pub sampling: Sampling,
+    /// What the session starts from and leaves
     #[command(flatten)]
     pub state: State,
     /// Go on past the end of the document
@@ -54,9 +58,19 @@ impl Sampling {
     /// # Errors
     /// A setting out of its range.
     pub fn sampler(&self) -> Result<Sampler> {
-        ensure!(self.temp.is_finite() && self.temp >= 0.0, "--temp {} must be 0 or more", self.temp);
-        ensure!(self.top_p > 0.0 && self.top_p <= 1.0, "--top-p {} must lie in (0, 1]", self.top_p);
-        Ok(Sampler::new(self.temp, self.seed).top_k(self.top_k).top_p(self.top_p))
+        ensure!(
+            self.temp.is_finite() && self.temp >= 0.0,
+            "--temp {} must be 0 or more",
+            self.temp
+        );
+        ensure!(
+            self.top_p > 0.0 && self.top_p <= 1.0,
+            "--top-p {} must lie in (0, 1]",
+            self.top_p
+        );
+        Ok(Sampler::new(self.temp, self.seed)
+            .top_k(self.top_k)
+            .top_p(self.top_p))
     }
 }
 
@@ -83,10 +97,16 @@ impl State {
     /// # Errors
     /// A name that this machine has no backend for.
     pub fn backend(&self) -> Result<Backend> {
-        let Some(name) = &self.backend else { return Ok(Backend::detect()) };
+        let Some(name) = &self.backend else {
+            return Ok(Backend::detect());
+        };
         let names: Vec<_> = Backend::all().map(Backend::name).collect();
-        Backend::by_name(name)
-            .ok_or_else(|| anyhow::anyhow!("--backend {name} is not available here; this machine has {}", names.join(", ")))
+        Backend::by_name(name).ok_or_else(|| {
+            anyhow::anyhow!(
+                "--backend {name} is not available here; this machine has {}",
+                names.join(", ")
+            )
+        })
     }
 
     /// Applies `--load-state` and `--freeze`.
@@ -97,7 +117,11 @@ impl State {
         if let Some(path) = &self.load_state {
             load_state(session, path)?;
         }
-        session.set_learning(if self.freeze { Learning::Frozen } else { Learning::On });
+        session.set_learning(if self.freeze {
+            Learning::Frozen
+        } else {
+            Learning::On
+        });
         Ok(())
     }
 
@@ -106,7 +130,9 @@ impl State {
     /// # Errors
     /// A file that cannot be written.
     pub fn keep(&self, session: &Session<'_, '_>) -> Result<()> {
-        self.save_state.as_ref().map_or(Ok(()), |path| save_state(session, path))
+        self.save_state
+            .as_ref()
+            .map_or(Ok(()), |path| save_state(session, path))
     }
 }
 
@@ -126,7 +152,10 @@ struct Report {
 /// # Errors
 /// Unreadable model or state, an empty prompt, a file that cannot be written.
 pub fn run(args: &Args, out: &Output) -> Result<()> {
-    ensure!(!args.prompt.is_empty(), "the prompt is empty; give some text with --prompt");
+    ensure!(
+        !args.prompt.is_empty(),
+        "the prompt is empty; give some text with --prompt"
+    );
     let mut sampler = args.sampling.sampler()?;
     let blob = Blob::open(&args.model)?;
     let (model, tokenizer) = (blob.model(), blob.tokenizer()?);
@@ -149,9 +178,14 @@ pub fn run(args: &Args, out: &Output) -> Result<()> {
     };
     show(args.prompt.clone())?;
     let stop = (!args.ignore_end).then_some(document);
-    let generated = generate(&mut session, &prompt, args.max_tokens, stop, &mut sampler, |token| {
-        show(stream.push(tokenizer.decode(token)))
-    })?;
+    let generated = generate(
+        &mut session,
+        &prompt,
+        args.max_tokens,
+        stop,
+        &mut sampler,
+        |token| show(stream.push(tokenizer.decode(token))),
+    )?;
     show(stream.finish())?;
     if !out.json {
         println!();

@@ -68,14 +68,25 @@ pub fn run(args: &Args, out: &Output) -> Result<()> {
     }
     let blob = Blob::open(&args.file)?;
     let report = describe(&blob.model(), blob.bytes().len());
-    out.say(format!("blob {}: format {}, fingerprint {}, checksums right", args.file.display(), report.version, report.fingerprint));
+    out.say(format!(
+        "blob {}: format {}, fingerprint {}, checksums right",
+        args.file.display(),
+        report.version,
+        report.fingerprint
+    ));
     out.say(format!("config {}", report.config));
     for section in &report.sections {
-        out.say(format!("section {:<14} {:>10} bytes", section.name, section.bytes));
+        out.say(format!(
+            "section {:<14} {:>10} bytes",
+            section.name, section.bytes
+        ));
     }
     for tensor in &report.tensors {
         let [rows, cols] = tensor.shape;
-        out.say(format!("tensor  {:<26} {:<4} [{rows}, {cols}] {:>9} bytes", tensor.name, tensor.dtype, tensor.bytes));
+        out.say(format!(
+            "tensor  {:<26} {:<4} [{rows}, {cols}] {:>9} bytes",
+            tensor.name, tensor.dtype, tensor.bytes
+        ));
     }
     out.say(format!(
         "{} parameters, {} of them ternary at {:.3} bits each, {} bytes in all",
@@ -91,7 +102,10 @@ pub fn describe(model: &Model<'_>, bytes: usize) -> BlobReport {
     let elements = |e: &Entry| u64::from(e.rows) * u64::from(e.cols);
     let ternary: Vec<Entry> = model.tensors().filter(packed).collect();
     let ternary_weights: u64 = ternary.iter().map(elements).sum();
-    let ternary_bytes: u64 = ternary.iter().map(|e| e.end() - e.offset + if e.row_scales { 0 } else { 4 }).sum();
+    let ternary_bytes: u64 = ternary
+        .iter()
+        .map(|e| e.end() - e.offset + if e.row_scales { 0 } else { 4 })
+        .sum();
     BlobReport {
         kind: "blob",
         version: format!("{major}.{minor}"),
@@ -101,15 +115,25 @@ pub fn describe(model: &Model<'_>, bytes: usize) -> BlobReport {
         bits_per_ternary_weight: ternary_bytes as f64 * 8.0 / ternary_weights.max(1) as f64,
         parameters: model.tensors().map(|e| elements(&e)).sum(),
         config: config_json(model),
-        sections: Section::ALL.map(|s| SectionReport { name: s.name(), bytes: model.layout().section(s).len() }).into(),
+        sections: Section::ALL
+            .map(|s| SectionReport {
+                name: s.name(),
+                bytes: model.layout().section(s).len(),
+            })
+            .into(),
         tensors: model.tensors().map(|e| tensor_report(&e)).collect(),
         metadata: model.metadata().to_owned(),
     }
 }
 
 fn tensor_report(entry: &Entry) -> TensorReport {
-    let role = Role::GLOBAL.into_iter().chain(Role::LAYER).find(|&role| role as u8 == entry.role).unwrap_or(Role::Embed);
-    let layer = (entry.layer != bitttt_core::format::tensor::NO_LAYER).then_some(u32::from(entry.layer));
+    let role = Role::GLOBAL
+        .into_iter()
+        .chain(Role::LAYER)
+        .find(|&role| role as u8 == entry.role)
+        .unwrap_or(Role::Embed);
+    let layer =
+        (entry.layer != bitttt_core::format::tensor::NO_LAYER).then_some(u32::from(entry.layer));
     TensorReport {
         name: bitttt_export::blueprint::tensor_name(layer, role),
         dtype: entry.dtype.name(),
@@ -134,7 +158,8 @@ fn config_json(model: &Model<'_>) -> serde_json::Value {
 
 fn inspect_snapshot(path: &Path, out: &Output) -> Result<()> {
     let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let info = snapshot::Info::parse(&bytes).with_context(|| format!("state {}", path.display()))?;
+    let info =
+        snapshot::Info::parse(&bytes).with_context(|| format!("state {}", path.display()))?;
     let report = SnapshotReport {
         kind: "state",
         model: format!("{:08x}", info.model),
@@ -155,7 +180,8 @@ fn inspect_snapshot(path: &Path, out: &Output) -> Result<()> {
 
 fn starts_with(path: &Path, magic: &[u8]) -> Result<bool> {
     use std::io::Read;
-    let mut file = std::fs::File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let mut file =
+        std::fs::File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
     let mut first = vec![0; magic.len()];
     Ok(file.read_exact(&mut first).is_ok() && first == magic)
 }

@@ -14,7 +14,9 @@ pub const STACK: usize = 2 * 1024;
 
 /// Tell what a model needs on a device, part by part, and whether it fits
 #[derive(clap::Args, Clone, Debug)]
-#[command(after_help = "Example:\n  bitttt plan --model demo/demo.bttt --flash 512K --ram 128K\n\nExit code 1 says that it does not fit.")]
+#[command(
+    after_help = "Example:\n  bitttt plan --model demo/demo.bttt --flash 512K --ram 128K\n\nExit code 1 says that it does not fit."
+)]
 pub struct Args {
     /// The model, a .bttt blob
     #[arg(long, value_name = "FILE")]
@@ -66,7 +68,13 @@ pub struct Report {
 }
 
 /// The plan of a model.
-pub fn plan(model: &Model<'_>, blob: usize, batch: Batch, flash: Option<usize>, ram: Option<usize>) -> Report {
+pub fn plan(
+    model: &Model<'_>,
+    blob: usize,
+    batch: Batch,
+    flash: Option<usize>,
+    ram: Option<usize>,
+) -> Report {
     let plan: MemoryPlan = model.memory(batch);
     let (needs_flash, needs_ram) = (blob + ENGINE_FLASH, plan.bytes().saturating_add(STACK));
     Report {
@@ -84,7 +92,8 @@ pub fn plan(model: &Model<'_>, blob: usize, batch: Batch, flash: Option<usize>, 
         stack: STACK,
         ram: needs_ram,
         snapshot: plan.snapshot_bytes(),
-        fits: flash.is_none_or(|have| have >= needs_flash) && ram.is_none_or(|have| have >= needs_ram),
+        fits: flash.is_none_or(|have| have >= needs_flash)
+            && ram.is_none_or(|have| have >= needs_ram),
     }
 }
 
@@ -106,7 +115,9 @@ impl Report {
             ("  stack, at most", self.stack),
             ("a saved state", self.snapshot),
         ];
-        parts.map(|(name, bytes)| format!("{name:<26}{bytes:>10} bytes")).join("\n")
+        parts
+            .map(|(name, bytes)| format!("{name:<26}{bytes:>10} bytes"))
+            .join("\n")
     }
 }
 
@@ -116,14 +127,26 @@ impl Report {
 /// An unreadable model, or one that does not fit.
 pub fn run(args: &Args, out: &Output) -> Result<()> {
     let blob = Blob::open(&args.model)?;
-    let report = plan(&blob.model(), blob.bytes().len(), Batch::new(args.batch), args.flash, args.ram);
+    let report = plan(
+        &blob.model(),
+        blob.bytes().len(),
+        Batch::new(args.batch),
+        args.flash,
+        args.ram,
+    );
     out.say(report.table());
     out.result(&report)?;
     if let Some(have) = args.flash.filter(|&have| have < report.flash) {
-        bail!("it needs {} bytes of flash, the device has {have}; export with --weights t5 or train a smaller model", report.flash);
+        bail!(
+            "it needs {} bytes of flash, the device has {have}; export with --weights t5 or train a smaller model",
+            report.flash
+        );
     }
     if let Some(have) = args.ram.filter(|&have| have < report.ram) {
-        bail!("it needs {} bytes of RAM, the device has {have}; train a narrower model or more, smaller heads", report.ram);
+        bail!(
+            "it needs {} bytes of RAM, the device has {have}; train a narrower model or more, smaller heads",
+            report.ram
+        );
     }
     if args.flash.is_some() || args.ram.is_some() {
         out.say("it fits");
@@ -132,13 +155,21 @@ pub fn run(args: &Args, out: &Output) -> Result<()> {
 }
 
 fn parse_size(text: &str) -> Result<usize, String> {
-    let (number, unit) = match text.to_ascii_uppercase().strip_suffix('B').unwrap_or(&text.to_ascii_uppercase()) {
+    let (number, unit) = match text
+        .to_ascii_uppercase()
+        .strip_suffix('B')
+        .unwrap_or(&text.to_ascii_uppercase())
+    {
         t if t.ends_with('K') => (t[..t.len() - 1].to_owned(), 1 << 10),
         t if t.ends_with('M') => (t[..t.len() - 1].to_owned(), 1 << 20),
         t => (t.to_owned(), 1),
     };
-    let number: usize = number.parse().map_err(|_| format!("`{text}` is not a size; write 131072, 128K or 1M"))?;
-    number.checked_mul(unit).ok_or_else(|| format!("`{text}` is too large"))
+    let number: usize = number
+        .parse()
+        .map_err(|_| format!("`{text}` is not a size; write 131072, 128K or 1M"))?;
+    number
+        .checked_mul(unit)
+        .ok_or_else(|| format!("`{text}` is too large"))
 }
 
 #[cfg(test)]

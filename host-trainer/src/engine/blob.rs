@@ -20,13 +20,25 @@ impl Blob {
     /// # Errors
     /// A file that cannot be read, or what is wrong with the blob; both name the file.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).with_context(|| format!("cannot read model {}", path.display()))?;
-        let length = file.metadata().with_context(|| format!("cannot read model {}", path.display()))?;
-        ensure!(length.is_file(), "model {} is not a file; give a .bttt written by `bitttt export`", path.display());
-        ensure!(length.len() > 0, "model {} is empty; export it again", path.display());
+        let file =
+            File::open(path).with_context(|| format!("cannot read model {}", path.display()))?;
+        let length = file
+            .metadata()
+            .with_context(|| format!("cannot read model {}", path.display()))?;
+        ensure!(
+            length.is_file(),
+            "model {} is not a file; give a .bttt written by `bitttt export`",
+            path.display()
+        );
+        ensure!(
+            length.len() > 0,
+            "model {} is empty; export it again",
+            path.display()
+        );
         let map = map(&file).with_context(|| format!("cannot map model {}", path.display()))?;
         let blob = Self { map };
-        blob.checked().with_context(|| format!("model {}", path.display()))?;
+        blob.checked()
+            .with_context(|| format!("model {}", path.display()))?;
         Ok(blob)
     }
 
@@ -49,7 +61,9 @@ impl Blob {
     /// # Errors
     /// A blob without one.
     pub fn tokenizer(&self) -> Result<Tokenizer<'_>> {
-        self.model().tokenizer().context("this model has no built-in tokenizer; export it with one")
+        self.model()
+            .tokenizer()
+            .context("this model has no built-in tokenizer; export it with one")
     }
 }
 
@@ -64,7 +78,9 @@ pub fn memory_for(model: &Model<'_>) -> Result<Vec<f32>> {
     let words = model.memory(HOST_BATCH).words();
     let mut memory = Vec::new();
     if memory.try_reserve_exact(words).is_err() {
-        bail!("this model needs {words} words of memory for a session, more than there is; use a smaller model");
+        bail!(
+            "this model needs {words} words of memory for a session, more than there is; use a smaller model"
+        );
     }
     memory.resize(words, 0.0);
     Ok(memory)
@@ -75,8 +91,11 @@ pub fn memory_for(model: &Model<'_>) -> Result<Vec<f32>> {
 /// # Errors
 /// An unreadable file or a snapshot that does not fit; the session is left as it was.
 pub fn load_state(session: &mut Session<'_, '_>, path: &Path) -> Result<()> {
-    let bytes = std::fs::read(path).with_context(|| format!("cannot read state {}", path.display()))?;
-    session.restore(&bytes).with_context(|| format!("state {}", path.display()))
+    let bytes =
+        std::fs::read(path).with_context(|| format!("cannot read state {}", path.display()))?;
+    session
+        .restore(&bytes)
+        .with_context(|| format!("state {}", path.display()))
 }
 
 /// Writes a snapshot, whole or not at all.

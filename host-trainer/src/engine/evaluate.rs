@@ -72,12 +72,17 @@ pub fn recall_file(data: &Path) -> PathBuf {
 /// A line that is not two ascending numbers.
 pub fn read_recall(data: &Path) -> Result<Vec<Range<usize>>> {
     let path = recall_file(data);
-    let Ok(text) = std::fs::read_to_string(&path) else { return Ok(Vec::new()) };
+    let Ok(text) = std::fs::read_to_string(&path) else {
+        return Ok(Vec::new());
+    };
     let range = |line: &str| {
         let (start, end) = line.split_once(' ')?;
         Some(start.parse().ok()?..end.parse().ok()?)
     };
-    let parse = |(i, line)| range(line).with_context(|| format!("{} line {}: expected `start end`", path.display(), i + 1));
+    let parse = |(i, line)| {
+        range(line)
+            .with_context(|| format!("{} line {}: expected `start end`", path.display(), i + 1))
+    };
     text.lines().enumerate().map(parse).collect()
 }
 
@@ -93,7 +98,9 @@ pub fn documents(tokenizer: &Tokenizer<'_>, text: &str, recall: &[Range<usize>])
         let start = at + body.len() - trimmed.len();
         let body = trimmed;
         if !body.is_empty() {
-            let inside = recall.iter().filter(|r| r.start >= start && r.end <= start + body.len());
+            let inside = recall
+                .iter()
+                .filter(|r| r.start >= start && r.end <= start + body.len());
             let inside: Vec<_> = inside.map(|r| r.start - start..r.end - start).collect();
             documents.push(document(tokenizer, body, &inside, end.is_some()));
         }
@@ -102,7 +109,12 @@ pub fn documents(tokenizer: &Tokenizer<'_>, text: &str, recall: &[Range<usize>])
     documents
 }
 
-fn document(tokenizer: &Tokenizer<'_>, text: &str, recall: &[Range<usize>], ends: bool) -> Document {
+fn document(
+    tokenizer: &Tokenizer<'_>,
+    text: &str,
+    recall: &[Range<usize>],
+    ends: bool,
+) -> Document {
     let tokens = encode(tokenizer, text);
     let ends_at = tokens.iter().scan(0, |at, &token| {
         *at += tokenizer.decode(token).len();
@@ -110,8 +122,16 @@ fn document(tokenizer: &Tokenizer<'_>, text: &str, recall: &[Range<usize>], ends
     });
     let ends_at: Vec<usize> = ends_at.collect();
     let token_at = |byte: usize| ends_at.partition_point(|&end| end <= byte);
-    let recall = recall.iter().map(|r| token_at(r.start)..token_at(r.end - 1) + 1).collect();
-    Document { tokens, bytes: text.len(), ends, recall }
+    let recall = recall
+        .iter()
+        .map(|r| token_at(r.start)..token_at(r.end - 1) + 1)
+        .collect();
+    Document {
+        tokens,
+        bytes: text.len(),
+        ends,
+        recall,
+    }
 }
 
 /// Sums over one document, in its order.
@@ -128,14 +148,31 @@ struct Sums {
 ///
 /// # Errors
 /// Nothing to predict, or too little memory.
-pub fn evaluate(model: &Model<'_>, documents: &[Document], learning: Learning, context: Option<usize>) -> Result<Score> {
-    let sums: Result<Vec<Sums>> = documents.par_iter().map(|d| run_document(model, d, learning, context)).collect();
+pub fn evaluate(
+    model: &Model<'_>,
+    documents: &[Document],
+    learning: Learning,
+    context: Option<usize>,
+) -> Result<Score> {
+    let sums: Result<Vec<Sums>> = documents
+        .par_iter()
+        .map(|d| run_document(model, d, learning, context))
+        .collect();
     let sums = sums?;
     let tokens: usize = sums.iter().map(|s| s.losses.len()).sum();
-    ensure!(tokens > 0, "there is no text to evaluate; give a file with at least one document");
+    ensure!(
+        tokens > 0,
+        "there is no text to evaluate; give a file with at least one document"
+    );
     let bytes: usize = documents.iter().map(|d| d.bytes).sum();
-    let total: f64 = sums.iter().flat_map(|s| &s.losses).map(|&l| f64::from(l)).sum();
-    let (recalled, asked) = sums.iter().fold((0, 0), |(r, a), s| (r + s.recalled, a + s.asked));
+    let total: f64 = sums
+        .iter()
+        .flat_map(|s| &s.losses)
+        .map(|&l| f64::from(l))
+        .sum();
+    let (recalled, asked) = sums
+        .iter()
+        .fold((0, 0), |(r, a), s| (r + s.recalled, a + s.asked));
     Ok(Score {
         loss: total / tokens as f64,
         perplexity: (total / tokens as f64).exp(),
@@ -149,18 +186,29 @@ pub fn evaluate(model: &Model<'_>, documents: &[Document], learning: Learning, c
     })
 }
 
-fn run_document(model: &Model<'_>, document: &Document, learning: Learning, context: Option<usize>) -> Result<Sums> {
+fn run_document(
+    model: &Model<'_>,
+    document: &Document,
+    learning: Learning,
+    context: Option<usize>,
+) -> Result<Sums> {
     let mut memory = memory_for(model)?;
     let mut session = Session::new(*model, HOST_BATCH, &mut memory)?;
     session.set_learning(learning);
     let end = model.config().document_token;
     let mut sums = Sums::default();
     let mut hits = vec![false; document.tokens.len() + 1];
-    let piece = context.unwrap_or(usize::MAX).min(document.tokens.len().max(1));
+    let piece = context
+        .unwrap_or(usize::MAX)
+        .min(document.tokens.len().max(1));
     for (p, chunk) in document.tokens.chunks(piece).enumerate() {
         let last = (p + 1) * piece >= document.tokens.len();
         let inputs: Vec<u32> = std::iter::once(end).chain(chunk.iter().copied()).collect();
-        let targets: Vec<u32> = inputs[1..].iter().copied().chain((last && document.ends).then_some(end)).collect();
+        let targets: Vec<u32> = inputs[1..]
+            .iter()
+            .copied()
+            .chain((last && document.ends).then_some(end))
+            .collect();
         session.reset();
         session.prefill_with(&inputs[..targets.len()], &mut |i, logits| {
             sums.losses.push(cross_entropy(logits, targets[i]));
@@ -169,7 +217,11 @@ fn run_document(model: &Model<'_>, document: &Document, learning: Learning, cont
         sums.dropped += u64::from(session.dropped_updates());
     }
     sums.asked = document.recall.len();
-    sums.recalled = document.recall.iter().filter(|r| hits[(*r).clone()].iter().all(|&hit| hit)).count();
+    sums.recalled = document
+        .recall
+        .iter()
+        .filter(|r| hits[(*r).clone()].iter().all(|&hit| hit))
+        .count();
     Ok(sums)
 }
 
@@ -186,10 +238,19 @@ fn by_position(sums: &[Sums]) -> Vec<Bucket> {
     let mut buckets = Vec::new();
     let (mut from, mut to) = (0, 16);
     while from < longest {
-        let inside = || sums.iter().filter_map(|s| s.losses.get(from..to.min(s.losses.len()))).flatten();
+        let inside = || {
+            sums.iter()
+                .filter_map(|s| s.losses.get(from..to.min(s.losses.len())))
+                .flatten()
+        };
         let tokens = inside().count();
         let total: f64 = inside().map(|&l| f64::from(l)).sum();
-        buckets.push(Bucket { from, to: to.min(longest), loss: total / tokens.max(1) as f64, tokens });
+        buckets.push(Bucket {
+            from,
+            to: to.min(longest),
+            loss: total / tokens.max(1) as f64,
+            tokens,
+        });
         (from, to) = (to, to * 2);
     }
     buckets
@@ -202,19 +263,33 @@ mod tests {
     use bitttt_export::random::{FULL_LAYER, blueprint, small_config};
 
     fn model_bytes() -> AlignedCopy {
-        let blueprint = blueprint(&small_config(), FULL_LAYER, bitttt_core::format::DType::T2, 1);
+        let blueprint = blueprint(
+            &small_config(),
+            FULL_LAYER,
+            bitttt_core::format::DType::T2,
+            1,
+        );
         AlignedCopy::of(&blueprint.to_bytes().unwrap())
     }
 
     #[test]
     fn documents_are_cut_at_separators_and_recall_lands_on_tokens() {
         let bytes = model_bytes();
-        let tokenizer = Model::from_bytes(bytes.bytes()).unwrap().tokenizer().unwrap();
+        let tokenizer = Model::from_bytes(bytes.bytes())
+            .unwrap()
+            .tokenizer()
+            .unwrap();
         let text = "Ada Varga.<|endoftext|>\nBo Kim.<|endoftext|>\n";
         let found = documents(&tokenizer, text, &[4..9, 27..30]);
         assert_eq!(found.len(), 2);
-        assert_eq!((found[0].bytes, found[0].ends, found[0].recall.clone()), (10, true, vec![4..9]));
-        assert_eq!((found[1].bytes, found[1].ends, found[1].recall.clone()), (7, true, vec![3..6]));
+        assert_eq!(
+            (found[0].bytes, found[0].ends, found[0].recall.clone()),
+            (10, true, vec![4..9])
+        );
+        assert_eq!(
+            (found[1].bytes, found[1].ends, found[1].recall.clone()),
+            (7, true, vec![3..6])
+        );
     }
 
     #[test]
@@ -224,7 +299,9 @@ mod tests {
         let text = "one two three<|endoftext|>four five six seven<|endoftext|>".repeat(5);
         let documents = documents(&model.tokenizer().unwrap(), &text, &[]);
         let all = evaluate(&model, &documents, Learning::On, None).unwrap();
-        let singly = documents.iter().map(|d| evaluate(&model, std::slice::from_ref(d), Learning::On, None).unwrap());
+        let singly = documents
+            .iter()
+            .map(|d| evaluate(&model, std::slice::from_ref(d), Learning::On, None).unwrap());
         let total: f64 = singly.map(|s| s.loss * s.tokens as f64).sum();
         assert!((all.loss - total / all.tokens as f64).abs() < 1e-9);
         assert_eq!(all.tokens, (13 + 1 + 19 + 1) * 5);

@@ -42,9 +42,13 @@ pub fn blueprint(
     };
     for (layer, role) in blueprint.required() {
         let name = checkpoint_name(layer, role);
-        let tensor = weights.get(&name).with_context(|| format!("checkpoint has no tensor {name}"))?;
+        let tensor = weights
+            .get(&name)
+            .with_context(|| format!("checkpoint has no tensor {name}"))?;
         let values = tensor.flatten_all()?.to_vec1::<f32>()?;
-        blueprint.tensors.insert((layer, role), stored(role, values, config.d_model, packed));
+        blueprint
+            .tensors
+            .insert((layer, role), stored(role, values, config.d_model, packed));
     }
     Ok(blueprint)
 }
@@ -53,7 +57,10 @@ pub fn blueprint(
 fn checkpoint_name(layer: Option<u32>, role: Role) -> String {
     let name = tensor_name(layer, role);
     let bare = name.ends_with(".weight")
-        || matches!(role, Role::LrBias | Role::Tau | Role::LnBias | Role::W0 | Role::U0 | Role::Decay);
+        || matches!(
+            role,
+            Role::LrBias | Role::Tau | Role::LnBias | Role::W0 | Role::U0 | Role::Decay
+        );
     if bare { name } else { format!("{name}.weight") }
 }
 
@@ -65,10 +72,19 @@ fn stored(role: Role, values: Vec<f32>, d_model: usize, packed: DType) -> Tensor
             TensorData::Int8 { codes, scales }
         }
         Role::W0 | Role::U0 => TensorData::F16(values),
-        Role::Decay => TensorData::F32(values.into_iter().map(|x| 1.0 / (1.0 + (-x).exp())).collect()),
+        Role::Decay => TensorData::F32(
+            values
+                .into_iter()
+                .map(|x| 1.0 / (1.0 + (-x).exp()))
+                .collect(),
+        ),
         _ if role.allows(packed) => {
             let (trits, scale) = ternary(&values);
-            TensorData::Ternary { trits, scale, dtype: packed }
+            TensorData::Ternary {
+                trits,
+                scale,
+                dtype: packed,
+            }
         }
         _ => TensorData::F32(values),
     }
@@ -97,6 +113,11 @@ fn core_config(c: &ModelConfig) -> Config {
 
 /// The tokenizer as the blob holds it.
 pub fn vocabulary(tokenizer: &Tokenizer) -> Vocabulary {
-    let tokens = (0..tokenizer.vocab_size() as u32).map(|id| tokenizer.token_bytes(id).to_vec()).collect();
-    Vocabulary { tokens, merges: tokenizer.merges().to_vec() }
+    let tokens = (0..tokenizer.vocab_size() as u32)
+        .map(|id| tokenizer.token_bytes(id).to_vec())
+        .collect();
+    Vocabulary {
+        tokens,
+        merges: tokenizer.merges().to_vec(),
+    }
 }

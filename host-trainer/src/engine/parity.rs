@@ -46,7 +46,12 @@ pub struct Parity {
 ///
 /// # Errors
 /// Where either cannot run.
-pub fn compare(model: &Model<'_>, config: &ModelConfig, weights: &HashMap<String, Tensor>, rows: &[Vec<u32>]) -> Result<Parity> {
+pub fn compare(
+    model: &Model<'_>,
+    config: &ModelConfig,
+    weights: &HashMap<String, Tensor>,
+    rows: &[Vec<u32>],
+) -> Result<Parity> {
     let graph = Graph::load(config, weights)?;
     let mut memory = memory_for(model)?;
     let mut session = Session::new(*model, HOST_BATCH, &mut memory)?;
@@ -56,9 +61,14 @@ pub fn compare(model: &Model<'_>, config: &ModelConfig, weights: &HashMap<String
         let tokens = Tensor::from_slice(inputs, (1, inputs.len()), &Device::Cpu)?;
         let expected = graph.forward(&tokens)?.squeeze(0)?.to_vec2::<f32>()?;
         session.reset();
-        session.prefill_with(inputs, &mut |i, logits| sums.add(logits, &expected[i], row[i + 1]))?;
+        session.prefill_with(inputs, &mut |i, logits| {
+            sums.add(logits, &expected[i], row[i + 1])
+        })?;
     }
-    ensure!(sums.positions > 0, "there is no held-out text to compare on");
+    ensure!(
+        sums.positions > 0,
+        "there is no held-out text to compare on"
+    );
     Ok(sums.finish())
 }
 
@@ -71,7 +81,9 @@ impl Parity {
         let loss = (self.loss_core - self.loss_trainer).abs();
         let mean = self.mean_logit_difference / self.logit_deviation.max(1e-9);
         ensure!(
-            self.top1_agreement >= MIN_TOP1 && loss <= MAX_LOSS_DIFFERENCE && mean <= MAX_MEAN_DIFFERENCE,
+            self.top1_agreement >= MIN_TOP1
+                && loss <= MAX_LOSS_DIFFERENCE
+                && mean <= MAX_MEAN_DIFFERENCE,
             "core and trainer disagree: top-1 agreement {:.4} (at least {MIN_TOP1}), loss differs by {loss:.4} (at most \
              {MAX_LOSS_DIFFERENCE}), mean logit difference {mean:.4} of the deviation (at most {MAX_MEAN_DIFFERENCE}); \
              nothing was written, please report this checkpoint",
@@ -98,7 +110,11 @@ impl Sums {
     fn add(&mut self, core: &[f32], trainer: &[f32], target: u32) {
         for (&a, &b) in core.iter().zip(trainer) {
             let difference = f64::from(a - b).abs();
-            self.max = if difference >= self.max || difference.is_nan() { difference } else { self.max };
+            self.max = if difference >= self.max || difference.is_nan() {
+                difference
+            } else {
+                self.max
+            };
             self.difference += difference;
             self.sum += f64::from(b);
             self.squares += f64::from(b) * f64::from(b);

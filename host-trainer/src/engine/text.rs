@@ -10,7 +10,9 @@ pub const SEPARATOR: &str = "<|endoftext|>";
 /// Encodes with the model's own tokenizer.
 pub fn encode(tokenizer: &Tokenizer<'_>, text: &str) -> Vec<u32> {
     let mut ids = vec![0; text.len()];
-    let len = tokenizer.encode(text.as_bytes(), &mut ids).expect("one place a byte is enough");
+    let len = tokenizer
+        .encode(text.as_bytes(), &mut ids)
+        .expect("one place a byte is enough");
     ids.truncate(len);
     ids
 }
@@ -21,7 +23,11 @@ pub fn encode(tokenizer: &Tokenizer<'_>, text: &str) -> Vec<u32> {
 /// A missing or empty file; bytes that are not UTF-8 (with their place), unless `lossy`.
 pub fn read(path: &Path, lossy: bool) -> Result<String> {
     let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    ensure!(!bytes.is_empty(), "{} is empty; give a file with text in it", path.display());
+    ensure!(
+        !bytes.is_empty(),
+        "{} is empty; give a file with text in it",
+        path.display()
+    );
     match String::from_utf8(bytes) {
         Ok(text) => Ok(text),
         Err(error) if lossy => Ok(String::from_utf8_lossy(error.as_bytes()).into_owned()),
@@ -46,7 +52,9 @@ impl Utf8Stream {
         self.pending.extend(bytes);
         let whole = match std::str::from_utf8(&self.pending) {
             Ok(_) => self.pending.len(),
-            Err(error) => error.error_len().map_or(error.valid_up_to(), |_| self.pending.len()),
+            Err(error) => error
+                .error_len()
+                .map_or(error.valid_up_to(), |_| self.pending.len()),
         };
         let rest = self.pending.split_off(whole);
         let text = String::from_utf8_lossy(&self.pending).into_owned();
