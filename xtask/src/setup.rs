@@ -4,7 +4,7 @@ use crate::boards::BOARDS;
 use crate::command::{cargo, command, output, run, succeeds};
 use anyhow::{Result, anyhow};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// Debian's newer compiler: it comes with the sources of `core`, from which any target can be built.
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
@@ -139,7 +139,8 @@ fn install(packages: &[&str]) -> bool {
         run(command("apt-get")
             .args(["-qq", "-y"])
             .args(arguments)
-            .env("DEBIAN_FRONTEND", "noninteractive"))
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .stdout(Stdio::null()))
     };
     let update = apt(&["update"]);
     let arguments = [&["install", "--no-install-recommends"], packages].concat();
