@@ -312,14 +312,17 @@ impl Config {
     pub fn quickstart() -> Self {
         Self {
             model: ModelConfig {
+                d_model: 96,
                 n_layers: 2,
-                d_ffn: 256,
+                n_heads: 2,
+                d_ffn: 192,
                 ..ModelConfig::default()
             },
             train: TrainConfig {
-                seconds: Some(75.0),
-                batch: 16,
-                context: 256,
+                seconds: Some(80.0),
+                batch: 12,
+                context: 128,
+                lr: 8e-3,
                 eval_every: 0,
                 ..TrainConfig::default()
             },

@@ -1,6 +1,6 @@
 //! The built-in corpus: short documents with private facts that later sentences depend on.
 //!
-//! Each document introduces three to five people by first name and surname, the surname drawn anew,
+//! Each document introduces two or three people by first name and surname, the surname drawn anew,
 //! and names them in full again later. Nothing but the document itself tells who has which surname:
 //! a model without memory cannot beat chance (one in [`SURNAMES`]), one that learns while it reads can.
 
@@ -56,6 +56,9 @@ impl Corpus {
     }
 }
 
+/// How often everyone is named again.
+const ROUNDS: usize = 3;
+
 struct Person {
     first: &'static str,
     surname: &'static str,
@@ -70,7 +73,7 @@ struct Writer<'a> {
 
 impl<'a> Writer<'a> {
     fn new(corpus: &'a mut Corpus, mut rng: Rng) -> Self {
-        let count = 3 + rng.below(3) as usize;
+        let count = 2 + rng.below(2) as usize;
         let (mut firsts, mut surnames) = (FIRST_NAMES.to_vec(), SURNAMES.to_vec());
         rng.shuffle(&mut firsts);
         rng.shuffle(&mut surnames);
@@ -90,12 +93,10 @@ impl<'a> Writer<'a> {
     fn document(mut self) {
         for person in 0..self.people.len() {
             self.sentence(INTRODUCTIONS, &[person]);
-            if self.rng.below(3) == 0 {
-                self.sentence(FILLERS, &[]);
-            }
+            self.filler();
         }
-        for round in 0..2 {
-            self.story(round);
+        for _ in 0..ROUNDS {
+            self.round();
         }
         self.corpus.text.pop();
         self.corpus.text.push('\n');
@@ -104,24 +105,24 @@ impl<'a> Writer<'a> {
     }
 
     /// Names everyone once more, alone or in pairs, in a new order.
-    fn story(&mut self, round: u64) {
+    fn round(&mut self) {
         let mut order: Vec<usize> = (0..self.people.len()).collect();
         self.rng.shuffle(&mut order);
         let mut rest = order.as_slice();
-        while let [first, tail @ ..] = rest {
-            match tail {
-                [second, tail @ ..] if self.rng.below(2) == round => {
-                    self.sentence(MEETINGS, &[*first, *second]);
-                    rest = tail;
-                }
-                _ => {
-                    self.sentence(EVENTS, &[*first]);
-                    rest = tail;
-                }
-            }
-            if self.rng.below(2) == 0 {
-                self.sentence(FILLERS, &[]);
-            }
+        while !rest.is_empty() {
+            let together = rest.len().min(1 + self.rng.below(2) as usize);
+            let (people, after) = rest.split_at(together);
+            let templates = if together == 2 { MEETINGS } else { EVENTS };
+            self.sentence(templates, people);
+            self.filler();
+            rest = after;
+        }
+    }
+
+    /// Now and then a sentence about nobody.
+    fn filler(&mut self) {
+        if self.rng.below(6) == 0 {
+            self.sentence(FILLERS, &[]);
         }
     }
 

@@ -12,6 +12,7 @@ pub mod model;
 pub mod ops;
 pub mod output;
 pub mod plot;
+pub mod process;
 pub mod rng;
 pub mod tokenizer;
 pub mod train;

@@ -33,6 +33,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    bitttt::process::prepare();
     let cli = Cli::parse();
     let out = Output { json: cli.json };
     match run(&cli.command, &out) {

@@ -128,12 +128,15 @@ fn quantise_input(x: &[f32], k: usize) -> (Vec<f32>, Vec<f32>) {
         .zip(x.par_chunks(ROWS_PER_TASK * k))
         .zip(scales.par_chunks_mut(ROWS_PER_TASK))
         .for_each(|((out, x), scales)| {
-            simd(#[inline(always)] || {
-                let rows = out.chunks_exact_mut(k).zip(x.chunks_exact(k));
-                for ((out, x), scale) in rows.zip(scales) {
-                    *scale = quant::activation_row(x, out);
-                }
-            });
+            simd(
+                #[inline(always)]
+                || {
+                    let rows = out.chunks_exact_mut(k).zip(x.chunks_exact(k));
+                    for ((out, x), scale) in rows.zip(scales) {
+                        *scale = quant::activation_row(x, out);
+                    }
+                },
+            );
         });
     (out, scales)
 }
@@ -144,13 +147,18 @@ fn scale_rows(data: &mut [f32], rows: &[f32], cols: Option<&[f32]>) {
     data.par_chunks_mut(ROWS_PER_TASK * width)
         .zip(rows.par_chunks(ROWS_PER_TASK))
         .for_each(|(data, rows)| {
-            simd(#[inline(always)] || {
-                for (row, scale) in data.chunks_exact_mut(width).zip(rows) {
-                    match cols {
-                        Some(cols) => row.iter_mut().zip(cols).for_each(|(y, c)| *y *= scale * c),
-                        None => row.iter_mut().for_each(|y| *y *= scale),
+            simd(
+                #[inline(always)]
+                || {
+                    for (row, scale) in data.chunks_exact_mut(width).zip(rows) {
+                        match cols {
+                            Some(cols) => {
+                                row.iter_mut().zip(cols).for_each(|(y, c)| *y *= scale * c)
+                            }
+                            None => row.iter_mut().for_each(|y| *y *= scale),
+                        }
                     }
-                }
-            });
+                },
+            );
         });
 }

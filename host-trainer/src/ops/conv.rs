@@ -36,7 +36,12 @@ impl CustomOp2 for CausalConv {
         let mut out = vec![0.0; x.len()];
         out.par_chunks_mut(t * d)
             .zip(x.par_chunks(t * d))
-            .for_each(|(out, x)| simd(#[inline(always)] || forward(x, w, d, out)));
+            .for_each(|(out, x)| {
+                simd(
+                    #[inline(always)]
+                    || forward(x, w, d, out),
+                )
+            });
         result(out, l1.shape())
     }
 
@@ -53,7 +58,12 @@ impl CustomOp2 for CausalConv {
             let parts = dx
                 .par_chunks_mut(t * d)
                 .zip(x.par_chunks(t * d).zip(dy.par_chunks(t * d)))
-                .map(|(dx, (x, dy))| simd(#[inline(always)] || backward(x, w, dy, d, dx)))
+                .map(|(dx, (x, dy))| {
+                    simd(
+                        #[inline(always)]
+                        || backward(x, w, dy, d, dx),
+                    )
+                })
                 .collect();
             Ok(sum_in_order(parts))
         })?;

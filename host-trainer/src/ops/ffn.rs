@@ -57,8 +57,14 @@ impl CustomOp2 for GluNorm {
             .zip(x.par_chunks(2 * step))
             .for_each(|(out, x)| match self.activation {
                 // Matched outside the loops, so that each is compiled with its own activation.
-                Activation::Silu => simd(#[inline(always)] || rows(x, gain, Activation::Silu, self.eps, out)),
-                Activation::Relu2 => simd(#[inline(always)] || rows(x, gain, Activation::Relu2, self.eps, out)),
+                Activation::Silu => simd(
+                    #[inline(always)]
+                    || rows(x, gain, Activation::Silu, self.eps, out),
+                ),
+                Activation::Relu2 => simd(
+                    #[inline(always)]
+                    || rows(x, gain, Activation::Relu2, self.eps, out),
+                ),
             });
         let mut dims = l1.dims().to_vec();
         *dims.last_mut().expect("at least one dimension") = gain.len();
@@ -79,12 +85,14 @@ impl CustomOp2 for GluNorm {
                 .par_chunks_mut(2 * step)
                 .zip(x.par_chunks(2 * step).zip(dy.par_chunks(step)))
                 .map(|(dx, (x, dy))| match self.activation {
-                    Activation::Silu => {
-                        simd(#[inline(always)] || rows_grad([x, gain, dy], Activation::Silu, self.eps, dx))
-                    }
-                    Activation::Relu2 => {
-                        simd(#[inline(always)] || rows_grad([x, gain, dy], Activation::Relu2, self.eps, dx))
-                    }
+                    Activation::Silu => simd(
+                        #[inline(always)]
+                        || rows_grad([x, gain, dy], Activation::Silu, self.eps, dx),
+                    ),
+                    Activation::Relu2 => simd(
+                        #[inline(always)]
+                        || rows_grad([x, gain, dy], Activation::Relu2, self.eps, dx),
+                    ),
                 })
                 .collect();
             Ok(sum_in_order(parts))

@@ -45,15 +45,18 @@ pub fn row_losses(logits: &[f32], targets: &[u32]) -> Vec<f32> {
         .zip(targets.par_chunks(ROWS_PER_TASK))
         .zip(logits.par_chunks(ROWS_PER_TASK * vocab))
         .for_each(|((out, targets), logits)| {
-            simd(#[inline(always)] || {
-                let rows = logits.chunks_exact(vocab).zip(targets);
-                for ((row, &target), out) in rows.zip(out) {
-                    if target != IGNORE {
-                        let (max, sum) = soft(row);
-                        *out = sum.ln() + max - row[target as usize];
+            simd(
+                #[inline(always)]
+                || {
+                    let rows = logits.chunks_exact(vocab).zip(targets);
+                    for ((row, &target), out) in rows.zip(out) {
+                        if target != IGNORE {
+                            let (max, sum) = soft(row);
+                            *out = sum.ln() + max - row[target as usize];
+                        }
                     }
-                }
-            });
+                },
+            );
         });
     out
 }
@@ -93,12 +96,15 @@ impl CustomOp1 for CrossEntropy {
                 .zip(logits.par_chunks(ROWS_PER_TASK * vocab))
                 .zip(self.targets.par_chunks(ROWS_PER_TASK))
                 .for_each(|((out, logits), targets)| {
-                    simd(#[inline(always)] || {
-                        let rows = out.chunks_exact_mut(vocab).zip(logits.chunks_exact(vocab));
-                        for ((out, row), &target) in rows.zip(targets) {
-                            row_grad(row, target, weight, out);
-                        }
-                    });
+                    simd(
+                        #[inline(always)]
+                        || {
+                            let rows = out.chunks_exact_mut(vocab).zip(logits.chunks_exact(vocab));
+                            for ((out, row), &target) in rows.zip(targets) {
+                                row_grad(row, target, weight, out);
+                            }
+                        },
+                    );
                 });
             Ok(())
         })?;

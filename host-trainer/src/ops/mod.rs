@@ -69,7 +69,10 @@ fn rows_of(shape: &Shape) -> (usize, usize) {
 /// Sum of squares in f64, in chunks that vectorise.
 pub(crate) fn sum_of_squares(values: &[f32]) -> f64 {
     let chunks = values.chunks(4096);
-    simd(#[inline(always)] || chunks.map(|c| f64::from(math::dot(c, c))).sum())
+    simd(
+        #[inline(always)]
+        || chunks.map(|c| f64::from(math::dot(c, c))).sum(),
+    )
 }
 
 /// Sums partial results of tasks in their order.

@@ -62,7 +62,12 @@ impl CustomOp2 for RmsNorm {
         let step = ROWS_PER_TASK * gain.len();
         out.par_chunks_mut(step)
             .zip(x.par_chunks(step))
-            .for_each(|(out, x)| simd(#[inline(always)] || norm_rows(x, gain, self.eps, out)));
+            .for_each(|(out, x)| {
+                simd(
+                    #[inline(always)]
+                    || norm_rows(x, gain, self.eps, out),
+                )
+            });
         result(out, l1.shape())
     }
 
@@ -79,7 +84,12 @@ impl CustomOp2 for RmsNorm {
             let parts = dx
                 .par_chunks_mut(step)
                 .zip(x.par_chunks(step).zip(dy.par_chunks(step)))
-                .map(|(dx, (x, dy))| simd(#[inline(always)] || norm_rows_grad(x, gain, dy, self.eps, dx)))
+                .map(|(dx, (x, dy))| {
+                    simd(
+                        #[inline(always)]
+                        || norm_rows_grad(x, gain, dy, self.eps, dx),
+                    )
+                })
                 .collect();
             Ok(sum_in_order(parts))
         })?;
@@ -145,12 +155,15 @@ impl CustomOp3 for GatedNorm {
         out.par_chunks_mut(step)
             .zip(x.par_chunks(step).zip(gate.par_chunks(step)))
             .for_each(|(out, (x, gate))| {
-                simd(#[inline(always)] || {
-                    norm_rows(x, gain, self.eps, out);
-                    for (out, z) in out.iter_mut().zip(gate) {
-                        *out *= math::silu(*z);
-                    }
-                });
+                simd(
+                    #[inline(always)]
+                    || {
+                        norm_rows(x, gain, self.eps, out);
+                        for (out, z) in out.iter_mut().zip(gate) {
+                            *out *= math::silu(*z);
+                        }
+                    },
+                );
             });
         result(out, l1.shape())
     }
@@ -174,7 +187,10 @@ impl CustomOp3 for GatedNorm {
                         .zip(dy.par_chunks(step)),
                 )
                 .map(|((dx, dz), ((x, z), dy))| {
-                    simd(#[inline(always)] || gated_rows_grad([x, gain, z, dy], self.eps, dx, dz))
+                    simd(
+                        #[inline(always)]
+                        || gated_rows_grad([x, gain, z, dy], self.eps, dx, dz),
+                    )
                 })
                 .collect();
             Ok(sum_in_order(parts))

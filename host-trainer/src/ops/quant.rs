@@ -37,18 +37,24 @@ fn trit(weight: f32, scale: f32) -> f32 {
 /// Writes the trits of `weights` as f32 and returns the scale.
 pub(super) fn ternary_into(weights: &[f32], out: &mut [f32]) -> f32 {
     let scale = mean_abs(weights);
-    super::simd(#[inline(always)] || {
-        for (o, w) in out.iter_mut().zip(weights) {
-            *o = trit(*w, scale);
-        }
-    });
+    super::simd(
+        #[inline(always)]
+        || {
+            for (o, w) in out.iter_mut().zip(weights) {
+                *o = trit(*w, scale);
+            }
+        },
+    );
     scale
 }
 
 /// Writes int8 rows as f32 and returns their scales.
 pub(super) fn int8_rows_into(values: &[f32], cols: usize, out: &mut [f32]) -> Vec<f32> {
     let rows = values.chunks_exact(cols).zip(out.chunks_exact_mut(cols));
-    super::simd(#[inline(always)] || rows.map(|(row, out)| int8_row(row, out)).collect())
+    super::simd(
+        #[inline(always)]
+        || rows.map(|(row, out)| int8_row(row, out)).collect(),
+    )
 }
 
 #[inline(always)]

@@ -125,7 +125,10 @@ impl InplaceOp1 for Update<'_> {
         };
         let mut moments = self.moments.borrow_mut();
         let Moments { first, second } = &mut **moments;
-        ops::simd(#[inline(always)] || self.apply(&mut values[start..end], first, second));
+        ops::simd(
+            #[inline(always)]
+            || self.apply(&mut values[start..end], first, second),
+        );
         Ok(())
     }
 }

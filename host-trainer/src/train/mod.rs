@@ -6,7 +6,6 @@
 pub mod adamw;
 pub mod checkpoint;
 pub mod files;
-pub mod memory;
 pub mod metrics;
 pub mod schedule;
 
@@ -78,7 +77,6 @@ pub struct Summary {
 /// One line that names the cause: impossible configuration, too little data, a checkpoint of another
 /// configuration, a full disk.
 pub fn run(request: Request) -> anyhow::Result<Summary> {
-    memory::keep_freed();
     let mut config = request.config.clone();
     config.model.fit_vocab(request.tokenizer.vocab_size())?;
     config.validate()?;

@@ -236,7 +236,10 @@ impl CustomOp3 for TttLinear {
                 .zip(lr.par_chunks(t * s.heads)),
         )
         .for_each(|((out, states), (qkv, lr))| {
-            simd(#[inline(always)] || forward::row(s, &self.rope, &learned, qkv, lr, out, states));
+            simd(
+                #[inline(always)]
+                || forward::row(s, &self.rope, &learned, qkv, lr, out, states),
+            );
         });
         *self.states.lock().expect("not poisoned") = states;
         result(out, (b, t, width))
@@ -277,7 +280,10 @@ impl CustomOp3 for TttLinear {
                         grad,
                         states,
                     };
-                    simd(#[inline(always)] || backward::row(s, &self.rope, &learned, &inputs, dqkv, dlr))
+                    simd(
+                        #[inline(always)]
+                        || backward::row(s, &self.rope, &learned, &inputs, dqkv, dlr),
+                    )
                 })
                 .collect();
             Ok(sum_in_order(parts))
