@@ -153,11 +153,11 @@ fn a_disk_that_fills_up_during_training_leaves_the_last_checkpoint_whole() {
         String::from_utf8_lossy(&output.stderr)
     );
     assert!(tensors(&bench, "run") == before);
-    let left = std::fs::read_dir(bench.path("run"))
+    let mut left = std::fs::read_dir(bench.path("run"))
         .unwrap()
         .map(|f| f.unwrap().file_name().into_string().unwrap());
     assert!(
-        left.filter(|name| name.contains("tmp")).next().is_none(),
+        !left.any(|name| name.contains("tmp")),
         "a temporary file is left"
     );
     bench.json("export --checkpoint run --out m.bttt");

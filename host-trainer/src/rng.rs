@@ -16,7 +16,7 @@ impl Rng {
 
     /// Uniform in `0..n`, `n > 0` (multiply-shift: the bias is below `n / 2^64`).
     pub fn below(&mut self, n: u64) -> u64 {
-        (u128::from(self.0.next_u64()) * u128::from(n) >> 64) as u64
+        ((u128::from(self.0.next_u64()) * u128::from(n)) >> 64) as u64
     }
 
     /// Uniform in `[0, 1)`.

@@ -4,6 +4,7 @@
 //! of merge `i`. Without merges it is the built-in tokenizer `bytes`.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::path::Path;
 
 use anyhow::{Context as _, anyhow, bail, ensure};
@@ -234,8 +235,8 @@ fn distinct(merges: Vec<(Vec<u8>, Vec<u8>)>, count: usize) -> anyhow::Result<Vec
         let joined = [a.as_slice(), b.as_slice()].concat();
         let id = |part: &Vec<u8>| ids.get(part).copied().context("a merge of unknown parts");
         let pair = (id(&a)?, id(&b)?);
-        if !ids.contains_key(&joined) {
-            ids.insert(joined, (BASE_VOCAB + out.len()) as u32);
+        if let Entry::Vacant(free) = ids.entry(joined) {
+            free.insert((BASE_VOCAB + out.len()) as u32);
             out.push(pair);
         }
     }

@@ -30,7 +30,7 @@ pub struct Args {
     /// Tokenizer file, or `bytes` (the default, unless a resumed checkpoint has another)
     #[arg(long, value_name = "FILE")]
     pub tokenizer: Option<String>,
-    /// Configuration in TOML, with [model] and [train]
+    /// Configuration in TOML, with tables model and train
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Steps of the whole run

@@ -66,7 +66,7 @@ fn surnames_are_drawn_evenly_and_anew() {
 fn the_side_file_has_a_line_for_each_value() {
     let corpus = Corpus {
         text: "Bo Kim Bo Kim".into(),
-        recall: vec![10..13],
+        recall: std::iter::once(10..13).collect(),
     };
     assert_eq!(corpus.recall_lines(), "10 13\n");
 }

@@ -38,7 +38,7 @@ fn a_prepared_file_holds_the_same_tokens_as_the_text() {
     read_into(source.path(), &tokenizer, false, &mut builder, &mut |_| {}).unwrap();
     assert!(!bin.exists(), "half-written files have no name");
     builder.finish_file(&tokenizer).unwrap();
-    let mapped = open(&[bin.clone()], &tokenizer, false).unwrap();
+    let mapped = open(std::slice::from_ref(&bin), &tokenizer, false).unwrap();
     let direct = open(&[source.path().to_owned()], &tokenizer, false).unwrap();
     assert_eq!(all(&mapped), all(&direct));
     assert_eq!(mapped.bounds(), direct.bounds());
@@ -64,7 +64,7 @@ fn damaged_token_files_are_refused() {
         huge
     }] {
         std::fs::write(&bin, damaged).unwrap();
-        assert!(open(&[bin.clone()], &tokenizer, false).is_err());
+        assert!(open(std::slice::from_ref(&bin), &tokenizer, false).is_err());
     }
 }
 
@@ -112,7 +112,7 @@ fn bytes_that_are_not_utf8_are_refused_by_place_unless_lossy() {
 fn missing_and_empty_files_are_refused_by_name() {
     let empty = file(b"");
     for path in [empty.path().to_owned(), "no/such/file".into()] {
-        let error = open(&[path.clone()], &Tokenizer::bytes(), false)
+        let error = open(std::slice::from_ref(&path), &Tokenizer::bytes(), false)
             .err()
             .unwrap();
         assert!(format!("{error:#}").contains(&path.display().to_string()));

@@ -290,10 +290,10 @@ impl Grads {
         transpose(&mut self.rows[..n * d], &chunk.g[..n * d], n, d);
         self.att[..n * n].fill(0.0);
         add_matmul(&mut self.att[..n * n], &self.z, &self.rows, (n, n, d));
-        for t in 0..n {
+        for (t, dtau) in dtau.iter_mut().enumerate().take(n) {
             for i in 0..=t {
                 let (dp, a) = (self.att[t * n + i], chunk.att[t * n + i]);
-                dtau[t] -= dp * chunk.lr[i] * a;
+                *dtau -= dp * chunk.lr[i] * a;
                 self.lr[i] -= dp * head.tau[t] * a;
                 self.att[t * n + i] = -dp * head.tau[t] * chunk.lr[i];
             }
