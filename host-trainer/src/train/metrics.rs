@@ -47,12 +47,17 @@ impl Metrics {
             _ => String::new(),
         };
         // A line cut short by a kill is no line.
-        let lines: Vec<Line> = text
+        let parsed = |text: &str| {
+            Some((
+                text.to_owned() + "\n",
+                serde_json::from_str::<Line>(text).ok()?,
+            ))
+        };
+        let (kept, lines): (String, Vec<Line>) = text
             .lines()
-            .filter_map(|line| serde_json::from_str(line).ok())
-            .filter(|line: &Line| line.step <= step)
-            .collect();
-        let kept: String = lines.iter().map(json_line).collect();
+            .filter_map(parsed)
+            .filter(|(_, line)| line.step <= step)
+            .unzip();
         files::write_atomically(&path, kept.as_bytes())?;
         Ok(Self { path, lines })
     }
