@@ -137,7 +137,8 @@ fn document(
 /// Sums over one document, in its order.
 #[derive(Clone, Debug, Default)]
 struct Sums {
-    losses: Vec<f32>,
+    /// Losses of each piece, by place.
+    pieces: Vec<Vec<f32>>,
     recalled: usize,
     asked: usize,
     dropped: u64,
@@ -159,7 +160,7 @@ pub fn evaluate(
         .map(|d| run_document(model, d, learning, context))
         .collect();
     let sums = sums?;
-    let tokens: usize = sums.iter().map(|s| s.losses.len()).sum();
+    let tokens: usize = sums.iter().flat_map(|s| &s.pieces).map(Vec::len).sum();
     ensure!(
         tokens > 0,
         "there is no text to evaluate; give a file with at least one document"
@@ -167,7 +168,7 @@ pub fn evaluate(
     let bytes: usize = documents.iter().map(|d| d.bytes).sum();
     let total: f64 = sums
         .iter()
-        .flat_map(|s| &s.losses)
+        .flat_map(|s| s.pieces.iter().flatten())
         .map(|&l| f64::from(l))
         .sum();
     let (recalled, asked) = sums
@@ -210,10 +211,12 @@ fn run_document(
             .chain((last && document.ends).then_some(end))
             .collect();
         session.reset();
+        let mut losses = Vec::with_capacity(targets.len());
         session.prefill_with(&inputs[..targets.len()], &mut |i, logits| {
-            sums.losses.push(cross_entropy(logits, targets[i]));
+            losses.push(cross_entropy(logits, targets[i]));
             hits[p * piece + i] = argmax(logits) == targets[i];
         })?;
+        sums.pieces.push(losses);
         sums.dropped += u64::from(session.dropped_updates());
     }
     sums.asked = document.recall.len();
@@ -234,13 +237,14 @@ pub fn cross_entropy(logits: &[f32], target: u32) -> f32 {
 
 /// Buckets whose width doubles: 0-16, 16-32, 32-64, …
 fn by_position(sums: &[Sums]) -> Vec<Bucket> {
-    let longest = sums.iter().map(|s| s.losses.len()).max().unwrap_or(0);
+    let pieces = || sums.iter().flat_map(|s| &s.pieces);
+    let longest = pieces().map(Vec::len).max().unwrap_or(0);
     let mut buckets = Vec::new();
     let (mut from, mut to) = (0, 16);
     while from < longest {
         let inside = || {
-            sums.iter()
-                .filter_map(|s| s.losses.get(from..to.min(s.losses.len())))
+            pieces()
+                .filter_map(|losses| losses.get(from..to.min(losses.len())))
                 .flatten()
         };
         let tokens = inside().count();
