@@ -25,6 +25,11 @@
 #[cfg(test)]
 extern crate std;
 
+/// The examples of the README are compiled with the others.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
+
 #[cfg(not(target_endian = "little"))]
 compile_error!(
     "bitttt-core reads little-endian blobs in place and supports little-endian targets only"
