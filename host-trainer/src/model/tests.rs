@@ -1,1 +1,111 @@
+use super::*;
+use candle_core::Device;
 
+fn small() -> (ModelConfig, Vec<(String, Var)>) {
+    let config = ModelConfig {
+        vocab_size: 30,
+        d_model: 16,
+        n_layers: 2,
+        n_heads: 2,
+        d_ffn: 24,
+        mini_batch: 4,
+        gate: true,
+        ..ModelConfig::default()
+    };
+    let vars = init(&config, 3).unwrap();
+    (config, vars)
+}
+
+fn logits(model: &Model, tokens: &[u32]) -> Vec<Vec<f32>> {
+    let tokens = Tensor::new(tokens, &Device::Cpu)
+        .unwrap()
+        .unsqueeze(0)
+        .unwrap();
+    model
+        .forward(&tokens)
+        .unwrap()
+        .squeeze(0)
+        .unwrap()
+        .to_vec2()
+        .unwrap()
+}
+
+#[test]
+fn logits_depend_on_no_later_token() {
+    let (config, vars) = small();
+    let model = Model::from_vars(&config, &vars).unwrap();
+    let (a, b) = (
+        logits(&model, &[1, 2, 3, 4, 5, 6, 7]),
+        logits(&model, &[1, 2, 3, 4, 5, 9, 8]),
+    );
+    assert_eq!(a[..5], b[..5]);
+    assert_ne!(a[5..], b[5..]);
+}
+
+#[test]
+fn every_weight_has_a_gradient() {
+    let (config, vars) = small();
+    let model = Model::from_vars(&config, &vars).unwrap();
+    let tokens = Tensor::new(&[[1u32, 2, 3, 1, 2, 3, 1, 2, 3]], &Device::Cpu).unwrap();
+    let gradients = model
+        .forward(&tokens)
+        .unwrap()
+        .sqr()
+        .unwrap()
+        .sum_all()
+        .unwrap()
+        .backward()
+        .unwrap();
+    for (name, var) in &vars {
+        let gradient = gradients
+            .get(var)
+            .unwrap_or_else(|| panic!("{name} has no gradient"));
+        let size = gradient
+            .abs()
+            .unwrap()
+            .sum_all()
+            .unwrap()
+            .to_scalar::<f32>()
+            .unwrap();
+        assert!(size.is_finite() && size > 0.0, "{name}: {size}");
+    }
+}
+
+#[test]
+fn a_base_rate_of_zero_freezes_what_is_learned_in_the_stream() {
+    let (config, vars) = small();
+    let mut model = Model::from_vars(&config, &vars).unwrap();
+    let tokens = [1, 2, 1, 2, 1, 2, 1, 2, 1];
+    let learning = logits(&model, &tokens);
+    model.set_base_lr(0.0);
+    assert_ne!(logits(&model, &tokens), learning);
+}
+
+#[test]
+fn a_missing_or_misshapen_tensor_is_named() {
+    let (config, vars) = small();
+    let mut weights: HashMap<String, Tensor> = vars
+        .iter()
+        .map(|(n, v)| (n.clone(), v.as_tensor().clone()))
+        .collect();
+    let name = "layers.1.mixer.o.weight";
+    weights.insert(
+        name.into(),
+        Tensor::zeros((2, 2), candle_core::DType::F32, &Device::Cpu).unwrap(),
+    );
+    assert!(
+        Model::load(&config, &weights)
+            .err()
+            .unwrap()
+            .to_string()
+            .contains(name)
+    );
+    weights.remove(name);
+    assert!(
+        Model::load(&config, &weights)
+            .err()
+            .unwrap()
+            .to_string()
+            .contains(name)
+    );
+}
