@@ -29,7 +29,9 @@ pub enum ExportError {
     #[error("the blob would be refused: {0}")]
     Refused(#[from] BlobError),
     /// The file could not be written.
-    #[error("cannot write {path}: {source}")]
+    #[error(
+        "cannot write {path} (nothing half-written is left; free some space or choose another place): {source}"
+    )]
     Write {
         /// The file.
         path: String,

@@ -9,7 +9,7 @@ pub mod blueprint;
 mod error;
 pub mod pack;
 pub mod random;
-mod save;
+pub mod save;
 pub mod tokenizer;
 mod write;
 

@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 use crate::engine::evaluate::recall_file;
 use crate::rng::Rng;
 use crate::tokenizer::SEPARATOR;
-use crate::train::files::write_atomically;
 
 mod words;
 
@@ -44,8 +43,8 @@ impl Corpus {
     /// When a file cannot be written.
     pub fn save(&self, path: &Path) -> anyhow::Result<PathBuf> {
         let side = recall_file(path);
-        write_atomically(path, self.text.as_bytes())?;
-        write_atomically(&side, self.recall_lines().as_bytes())?;
+        bitttt_export::save_atomically(path, self.text.as_bytes())?;
+        bitttt_export::save_atomically(&side, self.recall_lines().as_bytes())?;
         Ok(side)
     }
 

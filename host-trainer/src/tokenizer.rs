@@ -151,7 +151,7 @@ impl Tokenizer {
     /// When the file cannot be written.
     pub fn save(&self, path: &Path) -> anyhow::Result<()> {
         let text = serde_json::to_string_pretty(&self.to_json()?)?;
-        crate::train::files::write_atomically(path, text.as_bytes())
+        Ok(bitttt_export::save_atomically(path, text.as_bytes())?)
     }
 
     fn to_json(&self) -> anyhow::Result<serde_json::Value> {

@@ -10,11 +10,11 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
+use bitttt_export::save;
 use memmap2::Mmap;
 use tempfile::NamedTempFile;
 
 use crate::tokenizer::Tokenizer;
-use crate::train::files;
 
 const MAGIC: &[u8; 8] = b"BTTTTOKS";
 const VERSION: u32 = 1;
@@ -201,7 +201,7 @@ impl Builder {
     /// # Errors
     /// When nothing can be written beside `path`.
     pub fn to_file(path: &Path, vocab: usize) -> anyhow::Result<Self> {
-        let mut out = BufWriter::new(files::temporary_beside(path)?);
+        let mut out = BufWriter::new(save::temporary_beside(path)?);
         out.write_all(&[0; HEADER])?;
         let width = if vocab <= 1 << 16 { 2 } else { 4 };
         Ok(Self::new(Sink::File {
@@ -267,7 +267,7 @@ impl Builder {
                     .flat_map(|id| id.to_le_bytes().into_iter().take(*width));
                 let bytes: Vec<u8> = bytes.collect();
                 out.write_all(&bytes)
-                    .with_context(|| files::cannot_write(path))?;
+                    .map_err(|e| save::write_fault(path, e))?;
             }
         }
         Ok(())
@@ -329,8 +329,8 @@ impl Builder {
             out.write_all(&header.bytes())?;
             out.flush()
         };
-        complete().with_context(|| files::cannot_write(&path))?;
+        complete().map_err(|e| save::write_fault(&path, e))?;
         let file = out.into_inner().map_err(|e| e.into_error())?;
-        files::persist(file, &path)
+        Ok(save::persist(file, &path)?)
     }
 }

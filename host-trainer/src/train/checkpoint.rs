@@ -5,12 +5,12 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use anyhow::{Context as _, ensure};
+use bitttt_export::save_atomically;
 use candle_core::{Device, Tensor, Var};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 
 use super::adamw::Moments;
-use super::files;
 use crate::config::Config;
 use crate::ops;
 use crate::tokenizer::Tokenizer;
@@ -31,7 +31,10 @@ const SECOND: &str = "adamw.second.";
 /// # Errors
 /// When the file cannot be written.
 pub fn save_held_out(dir: &Path, rows: &[Vec<u32>]) -> anyhow::Result<()> {
-    files::write_atomically(&dir.join(HELD_OUT), &serde_json::to_vec(rows)?)
+    Ok(save_atomically(
+        &dir.join(HELD_OUT),
+        &serde_json::to_vec(rows)?,
+    )?)
 }
 
 /// Rows that [`save_held_out`] kept.
@@ -185,7 +188,7 @@ pub fn save(
         ("seconds".to_owned(), progress.seconds.to_string()),
     ]);
     let bytes = safetensors::serialize(views, Some(metadata))?;
-    files::write_atomically(&dir.join(FILE), &bytes)
+    Ok(save_atomically(&dir.join(FILE), &bytes)?)
 }
 
 fn le_bytes(values: &[f32]) -> Vec<u8> {

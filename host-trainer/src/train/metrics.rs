@@ -3,11 +3,9 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
+use bitttt_export::save::{save_atomically, write_fault};
 use plotters::prelude::*;
 use serde::{Deserialize, Serialize};
-
-use super::files;
 
 /// One line of `metrics.jsonl`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -58,7 +56,7 @@ impl Metrics {
             .filter_map(parsed)
             .filter(|(_, line)| line.step <= step)
             .unzip();
-        files::write_atomically(&path, kept.as_bytes())?;
+        save_atomically(&path, kept.as_bytes())?;
         Ok(Self { path, lines })
     }
 
@@ -70,9 +68,9 @@ impl Metrics {
         let mut file = std::fs::OpenOptions::new()
             .append(true)
             .open(&self.path)
-            .with_context(|| files::cannot_write(&self.path))?;
+            .map_err(|e| write_fault(&self.path, e))?;
         file.write_all(json_line(&line).as_bytes())
-            .with_context(|| files::cannot_write(&self.path))?;
+            .map_err(|e| write_fault(&self.path, e))?;
         self.lines.push(line);
         Ok(())
     }
@@ -89,7 +87,7 @@ impl Metrics {
         if !train.is_empty() {
             draw(&mut svg, &train, &held_out).map_err(|e| anyhow::anyhow!("{e}"))?;
         }
-        files::write_atomically(path, svg.as_bytes())
+        Ok(save_atomically(path, svg.as_bytes())?)
     }
 }
 

@@ -5,7 +5,6 @@
 
 pub mod adamw;
 pub mod checkpoint;
-pub mod files;
 pub mod metrics;
 pub mod schedule;
 
