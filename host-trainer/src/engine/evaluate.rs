@@ -1,7 +1,8 @@
 //! Loss by position, bits per byte and recall of a model on text, with learning on and frozen.
 
 use super::blob::{HOST_BATCH, memory_for};
-use super::text::{SEPARATOR, encode};
+use super::text::encode;
+use crate::tokenizer::SEPARATOR;
 use anyhow::{Context as _, Result, ensure};
 use bitttt_core::sampler::argmax;
 use bitttt_core::{Learning, Model, Session, Tokenizer};

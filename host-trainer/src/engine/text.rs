@@ -1,11 +1,9 @@
 //! Text to tokens and back, as a stream.
 
-use anyhow::{Context as _, Result, bail, ensure};
+use crate::data::{open_text, text};
+use anyhow::{Context as _, Result};
 use bitttt_core::Tokenizer;
 use std::path::Path;
-
-/// Separates documents in text files.
-pub const SEPARATOR: &str = "<|endoftext|>";
 
 /// Encodes with the model's own tokenizer.
 pub fn encode(tokenizer: &Tokenizer<'_>, text: &str) -> Vec<u32> {
@@ -22,21 +20,13 @@ pub fn encode(tokenizer: &Tokenizer<'_>, text: &str) -> Vec<u32> {
 /// # Errors
 /// A missing or empty file; bytes that are not UTF-8 (with their place), unless `lossy`.
 pub fn read(path: &Path, lossy: bool) -> Result<String> {
-    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    ensure!(
-        !bytes.is_empty(),
-        "{} is empty; give a file with text in it",
-        path.display()
-    );
-    match String::from_utf8(bytes) {
-        Ok(text) => Ok(text),
-        Err(error) if lossy => Ok(String::from_utf8_lossy(error.as_bytes()).into_owned()),
-        Err(error) => bail!(
-            "{} is not UTF-8 at byte {}; convert it, or pass --lossy to replace such bytes",
-            path.display(),
-            error.utf8_error().valid_up_to()
-        ),
-    }
+    let mut all = String::new();
+    text::stream(open_text(path)?, lossy, &mut |chunk, _| {
+        all.push_str(chunk);
+        Ok(())
+    })
+    .with_context(|| path.display().to_string())?;
+    Ok(all)
 }
 
 /// Joins token bytes to characters: a character split over tokens is held back until it is whole.

@@ -4,8 +4,9 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use bitttt_export::save::{save_atomically, write_fault};
-use plotters::prelude::*;
 use serde::{Deserialize, Serialize};
+
+use crate::plot;
 
 /// One line of `metrics.jsonl`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -83,52 +84,12 @@ impl Metrics {
         let train: Vec<_> = self.lines.iter().map(|l| (l.step as f64, l.loss)).collect();
         let held_out = |l: &Line| l.val_loss.map(|loss| (l.step as f64, loss));
         let held_out: Vec<_> = self.lines.iter().filter_map(held_out).collect();
-        let mut svg = String::new();
-        if !train.is_empty() {
-            draw(&mut svg, &train, &held_out).map_err(|e| anyhow::anyhow!("{e}"))?;
-        }
-        Ok(save_atomically(path, svg.as_bytes())?)
+        let curves = [("training", train), ("held out", held_out)];
+        let curves = curves.map(|(name, points)| plot::Line { name, points });
+        plot::lines(path, "Training", "step", "nats a token", false, &curves)
     }
 }
 
 fn json_line(line: &Line) -> String {
     serde_json::to_string(line).expect("plain numbers") + "\n"
-}
-
-type Points = [(f64, f64)];
-
-fn draw(
-    svg: &mut String,
-    train: &Points,
-    held_out: &Points,
-) -> Result<(), Box<dyn std::error::Error>> {
-    let all = || train.iter().chain(held_out);
-    let last = all().map(|p| p.0).fold(1.0, f64::max);
-    let high = all().map(|p| p.1).fold(0.0, f64::max);
-    let low = all().map(|p| p.1).fold(high, f64::min);
-    let area = SVGBackend::with_string(svg, (800, 480)).into_drawing_area();
-    area.fill(&WHITE)?;
-    let mut chart = ChartBuilder::on(&area)
-        .margin(16)
-        .x_label_area_size(40)
-        .y_label_area_size(56)
-        .caption("loss (nats a token)", ("sans-serif", 20))
-        .build_cartesian_2d(0.0..last, low * 0.95..high * 1.02 + 1e-6)?;
-    chart.configure_mesh().x_desc("step").draw()?;
-    let curves = [(train, "training", BLUE), (held_out, "held out", RED)];
-    for (points, name, colour) in curves {
-        chart
-            .draw_series(LineSeries::new(
-                points.iter().copied(),
-                colour.stroke_width(2),
-            ))?
-            .label(name)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], colour));
-    }
-    chart
-        .configure_series_labels()
-        .background_style(WHITE)
-        .draw()?;
-    area.present()?;
-    Ok(())
 }
