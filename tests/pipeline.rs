@@ -60,6 +60,55 @@ fn what_was_trained_is_what_runs() {
     bench.json("plan --model t2.bttt");
 }
 
+const HYBRID: &str = "[model]\nd_model = 32\nn_heads = 4\nn_layers = 4\nd_ffn = 48\nmini_batch = 8\ngate = true\n\
+mixers = [\"ttt-linear\", \"attention\", \"ttt-mlp\", \"ttt-lite\"]\nkv_heads = 2\n";
+
+/// Norms, functions and sums over tokens differ by units in the last place, which the 8-bit codes of the activations
+/// behind them turn into single codes at rounding ties. Keys and values are rounded to binary16 on both sides; a key
+/// at a tie differs by 2^-11 of itself, less than one code.
+#[test]
+fn a_hybrid_of_all_mixers_is_the_same_model_in_core_and_trainer() {
+    let bench = trained();
+    for (name, more, context) in [
+        ("whole", "", 64),
+        ("window", "window = 20\nkv_cache = \"f32\"\n", 0),
+        ("longer", "context = 100\n", 100),
+    ] {
+        let train = "[train]\ncontext = 64\nbatch = 4\n";
+        bench.write("hybrid.toml", format!("{HYBRID}{more}{train}"));
+        bench.json(&format!(
+            "train --config hybrid.toml --data corpus.bin --tokenizer t.json --out {name} --steps 12"
+        ));
+        let exported = bench.json(&format!(
+            "export --checkpoint {name} --out {name}.bttt --weights t5"
+        ));
+        let parity = |field: &str| number(&exported, &format!("/parity/{field}"));
+        assert!(parity("top1_agreement") > 0.99, "{exported}");
+        let mean = parity("mean_logit_difference") / parity("logit_deviation");
+        assert!(mean < 0.005, "{exported}");
+        assert!((parity("loss_core") - parity("loss_trainer")).abs() < 0.002);
+
+        let inspected = bench.json(&format!("inspect {name}.bttt"));
+        let layers = inspected["config"]["layers"].as_array().unwrap();
+        let kinds: Vec<_> = layers
+            .iter()
+            .map(|l| l["mixer"].as_str().unwrap())
+            .collect();
+        assert_eq!(kinds, ["ttt-linear", "attention", "ttt-mlp", "ttt-lite"]);
+        assert_eq!(layers[1]["kv_heads"], 2);
+        assert_eq!(inspected["config"]["context"], context);
+        let plan = bench.json(&format!("plan --model {name}.bttt"));
+        assert_eq!(plan["mixers"]["ttt-lite"], 1);
+        assert_eq!(plan["context"].as_u64().unwrap_or(0), context);
+        // Some documents are longer than the training's context: the host makes room for them.
+        bench.json(&format!("eval --model {name}.bttt --data corpus.txt"));
+    }
+    let generate = "generate --model whole.bttt --prompt Ada --max-tokens 80 --ignore-end --temp 0";
+    bench.refuses(generate, 1, &["room for 64 tokens", "--context"]);
+    bench.json(&format!("{generate} --context 100"));
+    bench.json("generate --model window.bttt --prompt Ada --max-tokens 80 --ignore-end");
+}
+
 /// Tensors of a checkpoint: weights and moments, without the metadata (which has the seconds).
 fn tensors(bench: &Bench, run: &str) -> Vec<(String, Vec<u8>)> {
     let bytes = std::fs::read(bench.path(&format!("{run}/checkpoint.safetensors"))).unwrap();

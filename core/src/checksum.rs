@@ -2,8 +2,14 @@
 
 use crc::{CRC_32_ISO_HDLC, Crc, Digest, Table};
 
-/// One 1 KiB table: a device checks kilobytes, and flash is dearer than the time.
-static CRC: Crc<u32, Table<1>> = Crc::<u32, Table<1>>::new(&CRC_32_ISO_HDLC);
+/// One 1 KiB table on a device, which checks kilobytes and whose flash is dearer than the time; 16 of them on hosts, which
+/// check gigabytes: five times as fast.
+#[cfg(not(target_pointer_width = "64"))]
+type Tables = Table<1>;
+#[cfg(target_pointer_width = "64")]
+type Tables = Table<16>;
+
+static CRC: Crc<u32, Tables> = Crc::<u32, Tables>::new(&CRC_32_ISO_HDLC);
 
 /// CRC-32 of `bytes`.
 pub fn crc32(bytes: &[u8]) -> u32 {
@@ -11,6 +17,6 @@ pub fn crc32(bytes: &[u8]) -> u32 {
 }
 
 /// A CRC-32 over pieces.
-pub(crate) fn digest() -> Digest<'static, u32, Table<1>> {
+pub(crate) fn digest() -> Digest<'static, u32, Tables> {
     CRC.digest()
 }

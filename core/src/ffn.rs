@@ -1,5 +1,6 @@
 //! The gated feed-forward network with a norm before its last projection (BitNet b1.58 2B4T).
 
+use crate::kernel::parallel::split_tokens;
 use crate::model::Ffn;
 use crate::workspace::{Pass, Workspace};
 
@@ -7,19 +8,19 @@ use crate::workspace::{Pass, Workspace};
 pub(crate) fn forward(ffn: &Ffn<'_>, pass: &Pass<'_>, space: &mut Workspace<'_>) {
     let config = pass.config;
     let (d_model, d_ffn) = (config.d_model as usize, (config.d_ffn as usize).max(1));
-    space.quantised.fill(pass.backend, space.x, d_model);
+    pass.quantise(&mut space.quantised, space.x, d_model);
     let n = pass.tokens * d_ffn;
     let (gate, rest) = space.hidden.split_at_mut(n.min(space.hidden.len()));
     let (up, _) = rest.split_at_mut(n.min(rest.len()));
-    pass.backend
-        .matmul(&ffn.gate, &space.quantised.view(), space.x, gate);
-    pass.backend
-        .matmul(&ffn.up, &space.quantised.view(), space.x, up);
-    pass.backend.activate(gate, up, config.activation);
-    for row in gate.chunks_exact_mut(d_ffn) {
-        pass.backend.rms_norm(row, ffn.sub_norm, config.norm_eps);
+    let products = [(&ffn.gate, &mut *gate), (&ffn.up, &mut *up)];
+    pass.matmul(&space.quantised, space.x, products);
+    let rows = [(&mut *gate, d_ffn), (up, d_ffn)];
+    split_tokens(pass.parallel, pass.tokens, rows, &|_, [gate, up]| {
+        pass.backend.activate(gate, up, config.activation);
+    });
+    if let Some(gain) = ffn.sub_norm {
+        pass.rms_norm(gate, gain);
     }
-    space.quantised.fill(pass.backend, gate, d_ffn);
-    pass.backend
-        .matmul(&ffn.down, &space.quantised.view(), gate, space.x);
+    pass.quantise(&mut space.quantised, gate, d_ffn);
+    pass.matmul(&space.quantised, gate, [(&ffn.down, &mut *space.x)]);
 }

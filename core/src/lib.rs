@@ -53,7 +53,7 @@ mod workspace;
 
 pub use checksum::crc32;
 pub use format::BlobError;
-pub use kernel::Backend;
+pub use kernel::{Alone, Backend, Parallel};
 pub use memory::{Batch, MemoryPlan};
 pub use model::Model;
 pub use sampler::Sampler;

@@ -58,13 +58,15 @@ pub(crate) fn clamp(x: f32, low: f32, high: f32) -> f32 {
     if x > high { high } else { x }
 }
 
-/// Rotary position embedding of one head: `(cos, sin)` pairs for position `position` (Su et al. 2021,
-/// RoFormer, section 3.2): `angle_j = position * theta^(-2j/d)`, written as `[c_0, s_0, c_1, s_1, …]`.
-pub(crate) fn rope_row(position: usize, theta: f32, row: &mut [f32]) {
-    let d = row.len() as f32;
+/// Rotary frequency `theta^(-2j / d)` of a head's pair `j` (Su et al. 2021, RoFormer, section 3.2).
+pub(crate) fn rope_frequency(theta: f32, j: usize, d: usize) -> f32 {
+    libm::powf(theta, -((2 * j) as f32) / d as f32)
+}
+
+/// Rotary angles of one head at `position`, as `[c_0, s_0, c_1, s_1, …]`: `angle_j = position * frequency(j)`.
+pub(crate) fn rope_row(position: f32, row: &mut [f32], frequency: impl Fn(usize) -> f32) {
     for (j, pair) in row.chunks_exact_mut(2).enumerate() {
-        let frequency = libm::powf(theta, -((2 * j) as f32) / d);
-        let angle = position as f32 * frequency;
+        let angle = position * frequency(j);
         if let [cos, sin] = pair {
             *cos = libm::cosf(angle);
             *sin = libm::sinf(angle);

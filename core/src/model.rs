@@ -2,7 +2,7 @@
 
 use crate::format::read::slice_at;
 use crate::format::tensor::{NO_LAYER, check_table};
-use crate::format::{BlobError, Config, DType, Entry, LayerConfig, Layout, Role, Section};
+use crate::format::{BlobError, Config, DType, Entry, LayerConfig, Layout, Mixer, Role, Section};
 use crate::memory::{Batch, MemoryPlan};
 use crate::tokenizer::Tokenizer;
 
@@ -90,15 +90,20 @@ impl<'a> Floats<'a> {
     }
 }
 
-/// Views of a TTT-Linear mixer's tensors; shapes as in docs/FORMAT.md.
+/// Views of the projections around a mixer with heads; shapes as in docs/FORMAT.md.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct TttLinear<'a> {
-    pub conv: Option<&'a [f32]>,
+pub(crate) struct Projections<'a> {
     pub query: Matrix<'a>,
     pub key: Matrix<'a>,
     pub value: Matrix<'a>,
     pub output: Matrix<'a>,
     pub gate: Option<Matrix<'a>>,
+    pub out_norm: Option<&'a [f32]>,
+}
+
+/// Views of what a TTT-Linear or TTT-MLP mixer learns by.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ttt<'a> {
     pub lr: Floats<'a>,
     pub lr_bias: &'a [f32],
     pub tau: &'a [f32],
@@ -107,7 +112,24 @@ pub(crate) struct TttLinear<'a> {
     pub w0: Floats<'a>,
     pub u0: Floats<'a>,
     pub decay: Option<&'a [f32]>,
-    pub out_norm: &'a [f32],
+    /// `W1` and `u1` of TTT-MLP.
+    pub second: Option<(Floats<'a>, Floats<'a>)>,
+}
+
+/// Views of a `ttt-lite` mixer's tensors.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TttLite<'a> {
+    pub down: Matrix<'a>,
+    pub up: Matrix<'a>,
+    pub decay: Option<f32>,
+}
+
+/// Views of a mixer's tensors.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum MixerTensors<'a> {
+    Ttt(Projections<'a>, Ttt<'a>),
+    TttLite(TttLite<'a>),
+    Attention(Projections<'a>),
 }
 
 /// Views of a gated feed-forward network's tensors.
@@ -115,15 +137,17 @@ pub(crate) struct TttLinear<'a> {
 pub(crate) struct Ffn<'a> {
     pub gate: Matrix<'a>,
     pub up: Matrix<'a>,
-    pub sub_norm: &'a [f32],
+    pub sub_norm: Option<&'a [f32]>,
     pub down: Matrix<'a>,
 }
 
 /// Views of one block.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Block<'a> {
+    pub record: LayerConfig,
     pub mixer_norm: &'a [f32],
-    pub mixer: TttLinear<'a>,
+    pub conv: Option<&'a [f32]>,
+    pub mixer: MixerTensors<'a>,
     pub ffn_norm: &'a [f32],
     pub ffn: Ffn<'a>,
 }
@@ -165,7 +189,7 @@ impl<'a> Model<'a> {
 
     /// Record of layer `layer`.
     pub fn layer_config(&self, layer: u32) -> Result<LayerConfig, BlobError> {
-        LayerConfig::parse(self.layout.section(Section::Config), layer)
+        LayerConfig::parse(self.layout.section(Section::Config), &self.config, layer)
     }
 
     /// The sections.
@@ -293,67 +317,86 @@ impl<'a> Model<'a> {
     /// Views of block `layer`.
     pub(crate) fn block(&self, layer: u32) -> Option<Block<'a>> {
         let record = self.layer_config(layer).ok()?;
-        let mut next = Cursor {
+        let of = Tensors {
             model: self,
             record,
-            index: record.first_tensor,
         };
         Some(Block {
-            mixer_norm: next.vector(Role::MixerNorm)?,
-            mixer: TttLinear {
-                conv: next.vector(Role::Conv),
-                query: next.matrix(Role::Query)?,
-                key: next.matrix(Role::Key)?,
-                value: next.matrix(Role::Value)?,
-                output: next.matrix(Role::Output)?,
-                gate: next.matrix(Role::Gate),
-                lr: next.floats(Role::Lr)?,
-                lr_bias: next.vector(Role::LrBias)?,
-                tau: next.vector(Role::Tau)?,
-                ln_scale: next.vector(Role::LnScale)?,
-                ln_bias: next.vector(Role::LnBias)?,
-                w0: next.floats(Role::W0)?,
-                u0: next.floats(Role::U0)?,
-                decay: next.vector(Role::Decay),
-                out_norm: next.vector(Role::OutNorm)?,
+            record,
+            mixer_norm: of.vector(Role::MixerNorm)?,
+            conv: of.vector(Role::Conv),
+            mixer: match record.mixer {
+                Mixer::TttLinear | Mixer::TttMlp => MixerTensors::Ttt(of.projections()?, of.ttt()?),
+                Mixer::TttLite => MixerTensors::TttLite(TttLite {
+                    down: of.matrix(Role::Down)?,
+                    up: of.matrix(Role::Up)?,
+                    decay: of.vector(Role::Decay).and_then(|v| v.first().copied()),
+                }),
+                Mixer::Attention => MixerTensors::Attention(of.projections()?),
             },
-            ffn_norm: next.vector(Role::FfnNorm)?,
+            ffn_norm: of.vector(Role::FfnNorm)?,
             ffn: Ffn {
-                gate: next.matrix(Role::FfnGate)?,
-                up: next.matrix(Role::FfnUp)?,
-                sub_norm: next.vector(Role::FfnSubNorm)?,
-                down: next.matrix(Role::FfnDown)?,
+                gate: of.matrix(Role::FfnGate)?,
+                up: of.matrix(Role::FfnUp)?,
+                sub_norm: of.vector(Role::FfnSubNorm),
+                down: of.matrix(Role::FfnDown)?,
             },
         })
     }
 }
 
-/// Walks a layer's entries in table order; asking for an absent role yields nothing and does not move.
-struct Cursor<'m, 'a> {
+/// A layer's tensors by role; nothing where the layer has none of that role. Never inlined: that would cost 3 kB of
+/// flash, and a layer is looked up once a pass.
+struct Tensors<'m, 'a> {
     model: &'m Model<'a>,
     record: LayerConfig,
-    index: u32,
 }
 
-impl<'a> Cursor<'_, 'a> {
-    fn take(&mut self, role: Role) -> Option<Entry> {
-        if !self.record.has(role) {
-            return None;
-        }
-        self.index += 1;
-        Some(self.model.entry(self.index - 1))
+impl<'a> Tensors<'_, 'a> {
+    #[inline(never)]
+    fn entry(&self, role: Role) -> Option<Entry> {
+        let index = self.record.first_tensor + self.record.place(role)?;
+        Some(self.model.entry(index))
     }
 
-    fn matrix(&mut self, role: Role) -> Option<Matrix<'a>> {
-        Some(self.model.matrix(self.take(role)?))
+    #[inline(never)]
+    fn matrix(&self, role: Role) -> Option<Matrix<'a>> {
+        Some(self.model.matrix(self.entry(role)?))
     }
 
-    fn floats(&mut self, role: Role) -> Option<Floats<'a>> {
-        Some(self.model.floats(self.take(role)?))
+    #[inline(never)]
+    fn floats(&self, role: Role) -> Option<Floats<'a>> {
+        Some(self.model.floats(self.entry(role)?))
     }
 
-    fn vector(&mut self, role: Role) -> Option<&'a [f32]> {
-        Some(cast(self.model.data(&self.take(role)?)))
+    #[inline(never)]
+    fn vector(&self, role: Role) -> Option<&'a [f32]> {
+        Some(cast(self.model.data(&self.entry(role)?)))
+    }
+
+    fn projections(&self) -> Option<Projections<'a>> {
+        Some(Projections {
+            query: self.matrix(Role::Query)?,
+            key: self.matrix(Role::Key)?,
+            value: self.matrix(Role::Value)?,
+            output: self.matrix(Role::Output)?,
+            gate: self.matrix(Role::Gate),
+            out_norm: self.vector(Role::OutNorm),
+        })
+    }
+
+    fn ttt(&self) -> Option<Ttt<'a>> {
+        Some(Ttt {
+            lr: self.floats(Role::Lr)?,
+            lr_bias: self.vector(Role::LrBias)?,
+            tau: self.vector(Role::Tau)?,
+            ln_scale: self.vector(Role::LnScale)?,
+            ln_bias: self.vector(Role::LnBias)?,
+            w0: self.floats(Role::W0)?,
+            u0: self.floats(Role::U0)?,
+            decay: self.vector(Role::Decay),
+            second: self.floats(Role::W1).zip(self.floats(Role::U1)),
+        })
     }
 }
 

@@ -4,13 +4,12 @@
 //! the same tokens leave the same bits in logits and state.
 
 use crate::format::Config;
-use crate::kernel::Backend;
-use crate::math::rope_row;
+use crate::kernel::{Alone, Backend, Parallel};
+use crate::math::{rope_frequency, rope_row};
 use crate::memory::{Batch, MemoryPlan, layer_state};
-use crate::mixer::ttt_linear;
-use crate::model::{Matrix, Model, Weights};
+use crate::model::{Block, Matrix, Model, Weights};
 use crate::workspace::{Cutter, Pass, Workspace};
-use crate::{ffn, kernel::lanes};
+use crate::{ffn, kernel::lanes, mixer};
 use core::fmt;
 
 /// Whether tokens that are read train the fast weights.
@@ -42,6 +41,15 @@ pub enum SessionError {
     },
     /// There is no token to read.
     EmptyPrompt,
+    /// An attention layer without a window has no room for the tokens.
+    Context {
+        /// Tokens that there is room for: [`Batch::context`].
+        capacity: usize,
+        /// Tokens read so far.
+        position: u64,
+        /// Tokens to read.
+        tokens: usize,
+    },
 }
 
 impl fmt::Display for SessionError {
@@ -60,6 +68,14 @@ impl fmt::Display for SessionError {
                 )
             }
             Self::EmptyPrompt => f.write_str("the prompt is empty: give at least one token"),
+            Self::Context {
+                capacity,
+                position,
+                tokens,
+            } => write!(
+                f,
+                "the context has room for {capacity} tokens, {position} are read and {tokens} more were given: make the session with a larger Batch::with_context, or reset it"
+            ),
         }
     }
 }
@@ -73,12 +89,17 @@ pub struct Session<'m, 's> {
     pub(crate) model: Model<'m>,
     plan: MemoryPlan,
     backend: Backend,
-    batch: Batch,
+    parallel: &'s dyn Parallel,
+    pub(crate) batch: Batch,
     learning: Learning,
     pub(crate) state: &'s mut [f32],
     scratch: &'s mut [f32],
     pub(crate) position: u64,
     pub(crate) dropped: u32,
+    /// Tokens that the layers without a window have room for, if there are such layers.
+    capacity: Option<usize>,
+    /// Places of a cache from here on are zeros.
+    pub(crate) touched: u64,
 }
 
 impl<'m, 's> Session<'m, 's> {
@@ -118,12 +139,15 @@ impl<'m, 's> Session<'m, 's> {
             model,
             plan,
             backend,
+            parallel: &Alone,
             batch,
             learning: Learning::On,
             state,
             scratch,
             position: 0,
             dropped: 0,
+            capacity: capacity(&model, batch),
+            touched: u64::MAX,
         };
         session.fill_rope();
         session.reset();
@@ -132,10 +156,18 @@ impl<'m, 's> Session<'m, 's> {
 
     /// Forgets everything: fast weights as the model was trained, position 0. Call it between documents.
     pub fn reset(&mut self) {
-        let Self { model, state, .. } = self;
-        for_each_layer(model, state, |block, state, config| {
-            ttt_linear::reset(&block.mixer, config, state)
+        let Self {
+            model,
+            state,
+            batch,
+            ..
+        } = self;
+        let touched = self.touched.max(self.position);
+        let batch = *batch;
+        for_each_layer(model, batch, state, |block, state, config| {
+            mixer::reset(block, config, batch, state, touched)
         });
+        self.touched = 0;
         self.position = 0;
         self.dropped = 0;
     }
@@ -143,7 +175,8 @@ impl<'m, 's> Session<'m, 's> {
     /// Reads a prompt, learning from it, and returns the logits `[V]` that follow its last token.
     ///
     /// # Errors
-    /// [`SessionError::Token`] or [`SessionError::EmptyPrompt`]; nothing has been read then.
+    /// [`SessionError::Token`], [`SessionError::EmptyPrompt`] or [`SessionError::Context`]; nothing has been read
+    /// then.
     pub fn prefill(&mut self, tokens: &[u32]) -> Result<&mut [f32], SessionError> {
         self.check(tokens)?;
         let mut last = 0;
@@ -158,7 +191,7 @@ impl<'m, 's> Session<'m, 's> {
     /// Reads one token, learning from it, and returns the logits `[V]` that follow it.
     ///
     /// # Errors
-    /// [`SessionError::Token`]; nothing has been read then.
+    /// [`SessionError::Token`] or [`SessionError::Context`]; nothing has been read then.
     pub fn step(&mut self, token: u32) -> Result<&mut [f32], SessionError> {
         self.prefill(&[token])
     }
@@ -182,6 +215,11 @@ impl<'m, 's> Session<'m, 's> {
             }
         }
         Ok(())
+    }
+
+    /// Lends the session threads. Without it it runs on its caller's alone; the results are the same bits.
+    pub fn set_parallel(&mut self, parallel: &'s dyn Parallel) {
+        self.parallel = parallel;
     }
 
     /// Turns learning on or off from the next token on.
@@ -227,39 +265,54 @@ impl<'m, 's> Session<'m, 's> {
         match tokens.iter().find(|&&token| token >= vocab_size) {
             Some(&token) => Err(SessionError::Token { token, vocab_size }),
             None if tokens.is_empty() => Err(SessionError::EmptyPrompt),
-            None => Ok(()),
+            None => self.check_context(tokens.len()),
+        }
+    }
+
+    fn check_context(&self, tokens: usize) -> Result<(), SessionError> {
+        let end = self.position.saturating_add(tokens as u64);
+        match self.capacity {
+            Some(capacity) if end > capacity as u64 => Err(SessionError::Context {
+                capacity,
+                position: self.position,
+                tokens,
+            }),
+            _ => Ok(()),
         }
     }
 
     /// All blocks over one chunk of checked tokens; leaves the residual stream in scratch.
     fn pass(&mut self, tokens: &[u32]) {
+        self.fill_angles(tokens.len());
         let Self {
             model,
             state,
             scratch,
             plan,
             backend,
+            parallel,
             learning,
             dropped,
+            batch,
             ..
         } = self;
         let (config, backend) = (*model.config(), *backend);
-        let mini_batch = u64::from(config.mini_batch).max(1);
         let pass = Pass {
             config: &config,
             backend,
+            parallel: *parallel,
             tokens: tokens.len(),
-            start: (self.position % mini_batch) as usize,
+            position: self.position,
+            batch: *batch,
             learning: *learning == Learning::On,
         };
         let mut space = Workspace::cut(scratch, plan, &config, tokens.len());
         embed(&model.embed(), tokens, space.h);
-        for_each_layer(model, state, |block, state, config| {
-            normed(backend, space.h, space.x, block.mixer_norm, config);
-            *dropped =
-                dropped.saturating_add(ttt_linear::forward(&block.mixer, &pass, state, &mut space));
+        for_each_layer(model, *batch, state, |block, state, _| {
+            pass.normed(space.h, space.x, block.mixer_norm);
+            *dropped = dropped.saturating_add(mixer::forward(block, &pass, state, &mut space));
             backend.add(space.h, space.hidden);
-            normed(backend, space.h, space.x, block.ffn_norm, config);
+            pass.normed(space.h, space.x, block.ffn_norm);
             ffn::forward(&block.ffn, &pass, &mut space);
             backend.add(space.h, space.x);
         });
@@ -275,9 +328,15 @@ impl<'m, 's> Session<'m, 's> {
         let Some(x) = space.x.get_mut(..d_model) else {
             return;
         };
-        normed(backend, row, x, self.model.norm(), &config);
-        space.quantised.fill(backend, x, d_model);
-        backend.matmul(&self.model.head(), &space.quantised.view(), x, space.logits);
+        lanes::copy(x, row);
+        backend.rms_norm(x, self.model.norm(), config.norm_eps);
+        space.quantised.fill(backend, self.parallel, x, d_model);
+        backend.matmul(
+            self.parallel,
+            &space.quantised.view(),
+            x,
+            [(&self.model.head(), space.logits)],
+        );
     }
 
     fn logits(&mut self) -> &mut [f32] {
@@ -285,37 +344,58 @@ impl<'m, 's> Session<'m, 's> {
         self.scratch.get_mut(from..).unwrap_or_default()
     }
 
+    /// What of the rotary angles does not depend on the tokens.
     fn fill_rope(&mut self) {
-        let config = self.model.config();
+        let config = *self.model.config();
         let d = (config.d_head() as usize).max(1);
-        if let Some(rope) = self.scratch.get_mut(..self.plan.rope) {
-            for (i, row) in rope.chunks_exact_mut(d).enumerate() {
-                rope_row(i, config.rope_theta, row);
-            }
+        let frequency = |j| rope_frequency(config.rope_theta, j, d);
+        let mut cutter = Cutter(&mut *self.scratch);
+        for (i, row) in cutter.take(self.plan.rope).chunks_exact_mut(d).enumerate() {
+            rope_row(i as f32, row, frequency);
+        }
+        let angles = cutter.take(self.plan.angles).iter_mut();
+        for (j, to) in angles.take(d / 2).enumerate() {
+            *to = frequency(j);
         }
     }
+
+    /// Rotary angles of the next `n` tokens.
+    fn fill_angles(&mut self, n: usize) {
+        let d = (self.model.config().d_head() as usize).max(1);
+        let mut cutter = Cutter(&mut *self.scratch);
+        cutter.take(self.plan.rope);
+        let angles = cutter.take(self.plan.angles);
+        let Some((frequencies, rows)) = angles.split_at_mut_checked(d / 2) else {
+            return;
+        };
+        for (row, position) in rows.chunks_exact_mut(d).take(n).zip(self.position..) {
+            rope_row(position as f32, row, |j| {
+                frequencies.get(j).copied().unwrap_or(0.0)
+            });
+        }
+    }
+}
+
+/// Tokens that there is room for, if some layer remembers all of them.
+fn capacity(model: &Model<'_>, batch: Batch) -> Option<usize> {
+    (0..model.config().n_layers)
+        .filter_map(|layer| model.layer_config(layer).ok())
+        .any(|record| record.needs_context())
+        .then(|| batch.context(model.config()))
 }
 
 /// Walks blocks together with their slices of the state.
 fn for_each_layer<'m>(
     model: &Model<'m>,
+    batch: Batch,
     state: &mut [f32],
-    mut run: impl FnMut(&crate::model::Block<'m>, &mut [f32], &Config),
+    mut run: impl FnMut(&Block<'m>, &mut [f32], &Config),
 ) {
     let config = *model.config();
     let mut cutter = Cutter(state);
-    for layer in 0..config.n_layers {
-        let (Some(block), Ok(record)) = (model.block(layer), model.layer_config(layer)) else {
-            return;
-        };
-        run(&block, cutter.take(layer_state(&config, &record)), &config);
-    }
-}
-
-fn normed(backend: Backend, h: &[f32], x: &mut [f32], gain: &[f32], config: &Config) {
-    lanes::copy(x, h);
-    for row in x.chunks_exact_mut((config.d_model as usize).max(1)) {
-        backend.rms_norm(row, gain, config.norm_eps);
+    for block in (0..config.n_layers).map_while(|layer| model.block(layer)) {
+        let own = cutter.take(layer_state(&config, &block.record, batch));
+        run(&block, own, &config);
     }
 }
 

@@ -2,7 +2,9 @@
 //!
 //! Layout in docs/FORMAT.md, section "Snapshot". Restoring is all or nothing.
 
-use crate::format::read::{u16_at, u32_at, u64_at};
+use crate::format::Mixer;
+use crate::format::read::{f32_at, u16_at, u32_at, u64_at};
+use crate::memory::{history_words, layer_state};
 use crate::session::Session;
 use core::fmt;
 
@@ -47,7 +49,7 @@ pub enum SnapshotError {
         /// Fingerprint of the session's model.
         model: u32,
     },
-    /// Shorter or longer than its header says, or than this model's state.
+    /// Shorter or longer than its header says, or than this session's state: other room for context, for instance.
     Length,
     /// The checksum does not match.
     Checksum,
@@ -73,7 +75,9 @@ impl fmt::Display for SnapshotError {
                 f,
                 "snapshot belongs to model {snapshot:08x}, this model is {model:08x}: load it with the model it was taken on"
             ),
-            Self::Length => f.write_str("snapshot is cut short or too long: copy the file again"),
+            Self::Length => f.write_str(
+                "snapshot is cut short, too long or taken with other room for context: copy it again, or give the session the same Batch::with_context",
+            ),
             Self::Checksum => f.write_str(
                 "checksum of the snapshot does not match: it is damaged, use an older one",
             ),
@@ -147,17 +151,41 @@ impl Session<'_, '_> {
             return Err(SnapshotError::Length);
         }
         let body = snapshot.get(HEADER_BYTES..).unwrap_or(&[]);
-        let values = || body.chunks_exact(4).map(|b| f32::from_bits(u32_at(b, 0)));
-        if !values().all(f32::is_finite) {
+        if !self.is_finite(body) {
             return Err(SnapshotError::NotFinite);
         }
         self.state
             .iter_mut()
-            .zip(values())
-            .for_each(|(to, from)| *to = from);
+            .zip(body.chunks_exact(4))
+            .for_each(|(to, from)| *to = f32_at(from, 0));
+        self.touched = u64::MAX;
         self.position = info.position;
         self.dropped = info.dropped;
         Ok(())
+    }
+}
+
+impl Session<'_, '_> {
+    /// Whether every number of a state is finite, halves where the state holds halves.
+    fn is_finite(&self, mut state: &[u8]) -> bool {
+        let config = self.model.config();
+        let records = (0..config.n_layers).filter_map(|layer| self.model.layer_config(layer).ok());
+        records.into_iter().all(|record| {
+            let all = layer_state(config, &record, self.batch);
+            let halves = match record.mixer {
+                Mixer::Attention if !record.kv_f32 => all - history_words(config, &record),
+                _ => 0,
+            };
+            let (cache, rest) = state.split_at_checked(halves * 4).unwrap_or_default();
+            let (floats, rest) = rest
+                .split_at_checked((all - halves) * 4)
+                .unwrap_or_default();
+            state = rest;
+            cache
+                .chunks_exact(2)
+                .all(|h| u16_at(h, 0) & 0x7C00 != 0x7C00)
+                && floats.chunks_exact(4).all(|f| f32_at(f, 0).is_finite())
+        })
     }
 }
 

@@ -1,40 +1,80 @@
 //! A session's scratch memory, cut for one pass.
 
 use crate::format::Config;
-use crate::kernel::{Backend, Quantised};
-use crate::memory::{MemoryPlan, padded};
+use crate::kernel::parallel::split_tokens;
+use crate::kernel::{Backend, Parallel, Quantised, lanes};
+use crate::memory::{Batch, MemoryPlan, padded};
+use crate::model::Matrix;
 
 /// What a pass over `n` tokens needs to know.
 pub(crate) struct Pass<'a> {
     pub config: &'a Config,
     pub backend: Backend,
+    pub parallel: &'a dyn Parallel,
     /// Tokens in this pass.
     pub tokens: usize,
-    /// Place of the first token in its mini-batch.
-    pub start: usize,
+    /// Position of the first token.
+    pub position: u64,
+    /// Tokens at a time and room for a context, as the session's memory was planned.
+    pub batch: Batch,
     pub learning: bool,
 }
 
 impl Pass<'_> {
+    /// Matrices times the same activations, see [`Backend::matmul`].
+    pub fn matmul<const N: usize>(
+        &self,
+        quantised: &Activations<'_>,
+        x: &[f32],
+        products: [(&Matrix<'_>, &mut [f32]); N],
+    ) {
+        self.backend
+            .matmul(self.parallel, &quantised.view(), x, products);
+    }
+
+    /// Quantises `x [n, width]`, see [`Activations::fill`].
+    pub fn quantise(&self, quantised: &mut Activations<'_>, x: &[f32], width: usize) {
+        quantised.fill(self.backend, self.parallel, x, width);
+    }
+
+    /// RMSNorm of each row of `x [n, width]`.
+    pub fn rms_norm(&self, x: &mut [f32], gain: &[f32]) {
+        let width = gain.len();
+        split_tokens(self.parallel, self.tokens, [(x, width)], &|_, [x]| {
+            for row in x.chunks_exact_mut(width.max(1)) {
+                self.backend.rms_norm(row, gain, self.config.norm_eps);
+            }
+        });
+    }
+
+    /// `x = RMSNorm(h)` for rows of `h [n, D]`.
+    pub fn normed(&self, h: &[f32], x: &mut [f32], gain: &[f32]) {
+        lanes::copy(x, h);
+        self.rms_norm(x, gain);
+    }
+
     /// Place in its mini-batch of the pass's token `t`.
     pub fn place(&self, t: usize) -> usize {
-        (self.start + t) % usize::from(self.config.mini_batch).max(1)
+        let mini_batch = u64::from(self.config.mini_batch).max(1);
+        ((self.position % mini_batch) as usize + t) % mini_batch as usize
     }
 }
 
 /// Scratch for `n` tokens.
 pub(crate) struct Workspace<'s> {
-    /// Rotary angles `[b, d_head]`.
+    /// Rotary angles of the places in a mini-batch `[b, d_head]`.
     pub rope: &'s [f32],
+    /// Rotary angles of the pass's tokens `[n, d_head]`.
+    pub angles: &'s [f32],
     /// Residual stream `[n, D]`.
     pub h: &'s mut [f32],
     /// Input or output of a mixer or network `[n, D]`.
     pub x: &'s mut [f32],
-    /// Intermediates; at least `n * max(3 D or 4 D, 2 F)`.
+    /// Intermediates of a mixer or network.
     pub hidden: &'s mut [f32],
     /// Activations as a BitLinear takes them.
     pub quantised: Activations<'s>,
-    /// Temporaries of one token's heads.
+    /// Temporaries of a mixer's heads.
     pub head: &'s mut [f32],
     /// `[V]`.
     pub logits: &'s mut [f32],
@@ -42,6 +82,7 @@ pub(crate) struct Workspace<'s> {
 
 /// Quantised activations in the making.
 pub(crate) struct Activations<'s> {
+    tokens: usize,
     stride: usize,
     codes: &'s mut [i8],
     scales: &'s mut [f32],
@@ -50,25 +91,45 @@ pub(crate) struct Activations<'s> {
 
 impl Activations<'_> {
     /// Quantises `x [n, width]`, a token a row.
-    pub fn fill(&mut self, backend: Backend, x: &[f32], width: usize) {
-        let rows = self
-            .codes
-            .chunks_exact_mut(self.stride.max(1))
-            .zip(self.scales.iter_mut())
-            .zip(self.sums.iter_mut());
-        for (((codes, scale), sum), x) in rows.zip(x.chunks_exact(width.max(1))) {
-            (*scale, *sum) = backend.quantise(x, codes);
-        }
+    pub fn fill(&mut self, backend: Backend, parallel: &dyn Parallel, x: &[f32], width: usize) {
+        let stride = self.stride; // checked for zero inside, where the compiler sees it and leaves out a panic
+        self.tokens = x.len() / width.max(1);
+        let codes = words(self.codes);
+        let sums = words(self.sums);
+        let owned = [(codes, stride / 4), (&mut *self.scales, 1), (sums, 1)];
+        split_tokens(
+            parallel,
+            self.tokens,
+            owned,
+            &|first, [codes, scales, sums]| {
+                let codes =
+                    bytemuck::cast_slice_mut::<f32, i8>(codes).chunks_exact_mut(stride.max(1));
+                let sums = bytemuck::cast_slice_mut::<f32, i32>(sums);
+                let x = x.get(first * width..).unwrap_or(&[]);
+                let rows = codes
+                    .zip(scales)
+                    .zip(sums)
+                    .zip(x.chunks_exact(width.max(1)));
+                for (((codes, scale), sum), x) in rows {
+                    (*scale, *sum) = backend.quantise(x, codes);
+                }
+            },
+        );
     }
 
     pub fn view(&self) -> Quantised<'_> {
         Quantised {
             stride: self.stride,
             codes: self.codes,
-            scales: self.scales,
-            sums: self.sums,
+            scales: self.scales.get(..self.tokens).unwrap_or(self.scales),
+            sums: self.sums.get(..self.tokens).unwrap_or(self.sums),
         }
     }
+}
+
+/// Memory that was cut from words, as words again.
+fn words<T: bytemuck::Pod>(of: &mut [T]) -> &mut [f32] {
+    bytemuck::try_cast_slice_mut(of).unwrap_or_default()
 }
 
 /// Cuts pieces off the front; too short a slice gives empty pieces, which the session's size check excludes.
@@ -92,16 +153,19 @@ impl<'s> Workspace<'s> {
         );
         let mut cutter = Cutter(scratch);
         let rope = cutter.take(plan.rope);
+        let angles = cutter.take(plan.angles);
         let mut residual = Cutter(cutter.take(plan.residual));
         let hidden = cutter.take(plan.hidden);
         let mut quantised = Cutter(cutter.take(plan.quantised));
         let stride = padded(widest);
         Self {
             rope,
+            angles: angles.get(config.d_head() as usize / 2..).unwrap_or(&[]),
             h: residual.take(n * d_model),
             x: residual.take(n * d_model),
             hidden,
             quantised: Activations {
+                tokens: n,
                 stride,
                 codes: bytemuck::try_cast_slice_mut(quantised.take(n * stride / 4))
                     .unwrap_or_default(),

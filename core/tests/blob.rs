@@ -1,17 +1,26 @@
 //! Blobs that were damaged, cut, spliced or written by somebody else: refused by name, never a panic.
 
-use bitttt_core::format::DType;
+use bitttt_core::format::config::field as config_field;
 use bitttt_core::format::header::{HEADER_BYTES, field};
-use bitttt_core::{Batch, BlobError, Model, Session};
+use bitttt_core::format::layer::{LAYER_DECAY, LAYER_GATE, LAYER_KV_F32, layer_field};
+use bitttt_core::format::{Config, DType, LayerConfig, MINOR, Mixer};
+use bitttt_core::{Batch, BlobError, Model, Session, SessionError};
 use bitttt_export::AlignedCopy;
 use bitttt_export::random::{FULL_LAYER, blueprint, small_config};
 use proptest::prelude::*;
 use std::sync::LazyLock;
 
+/// A layer of each kind.
 static GOOD: LazyLock<Vec<u8>> = LazyLock::new(|| {
-    blueprint(&small_config(), FULL_LAYER, DType::T2, 4)
-        .to_bytes()
-        .unwrap()
+    let mlp = LayerConfig::of(Mixer::TttMlp);
+    blueprint(
+        &small_config(),
+        &[FULL_LAYER, mlp, LITE, ATTENTION],
+        DType::T2,
+        4,
+    )
+    .to_bytes()
+    .unwrap()
 });
 
 fn open(bytes: &[u8]) -> Result<(), BlobError> {
@@ -29,9 +38,11 @@ fn run(model: &Model<'_>) {
     }
     let mut memory = vec![0.0; plan.words()];
     let mut session = Session::new(*model, Batch::new(3), &mut memory).unwrap();
-    session
-        .prefill(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9].map(|t| t % model.config().vocab_size))
-        .unwrap();
+    let tokens = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9].map(|t| t % model.config().vocab_size);
+    match session.prefill(&tokens) {
+        Ok(_) => assert_eq!(session.position(), 10),
+        Err(refused) => assert!(matches!(refused, SessionError::Context { .. }), "{refused}"),
+    }
     if let Some(tokenizer) = model.tokenizer() {
         let mut ids = [0; 64];
         let _ = tokenizer.encode("any text, 12 bytes".as_bytes(), &mut ids);
@@ -81,7 +92,7 @@ proptest! {
         edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4)
     ) {
         let mut bytes = GOOD.clone();
-        let structural = 192 + 64 + 32 + 45 * 24; // header, section table, config, tensor table
+        let structural = u64_at(&GOOD, HEADER_BYTES + 2 * 24 + 8) as usize; // up to the tensors
         for (at, value) in edits {
             bytes[at.index(structural)] = value;
         }
@@ -90,10 +101,12 @@ proptest! {
     }
 }
 
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap())
+}
+
 /// Recomputes what checksums it can find, as an attacker would.
 fn mend_checksums(bytes: &mut [u8]) {
-    let u64_at =
-        |bytes: &[u8], at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
     let count = u32::from_le_bytes(bytes[field::SECTION_COUNT..][..4].try_into().unwrap()) as usize;
     let entries = || (0..count.min(16)).map(|i| HEADER_BYTES + i * 24);
     for entry in entries() {
@@ -124,8 +137,14 @@ fn with_header(at: usize, value: &[u8]) -> Vec<u8> {
 fn a_newer_minor_version_loads_and_a_newer_major_is_refused_by_name() {
     assert_eq!(open(&with_header(field::MINOR, &[9, 0])), Ok(()));
     let refused = open(&with_header(field::MAJOR, &[2, 0])).unwrap_err();
-    assert_eq!(refused, BlobError::Version { major: 2, minor: 0 });
-    assert!(refused.to_string().contains("2.0"));
+    assert_eq!(
+        refused,
+        BlobError::Version {
+            major: 2,
+            minor: MINOR
+        }
+    );
+    assert!(refused.to_string().contains(&format!("2.{MINOR}")));
 }
 
 #[test]
@@ -144,11 +163,91 @@ fn a_misaligned_blob_is_refused() {
     );
 }
 
+/// The config section: behind a header of 32 bytes and five section entries of 24.
+const CONFIG: usize = 192;
+
+/// What is said of a one-layer model whose bytes are changed from `at` on.
+fn refused(layer: LayerConfig, at: usize, value: &[u8]) -> BlobError {
+    let mut bytes = blueprint(&small_config(), &[layer], DType::T2, 4)
+        .to_bytes()
+        .unwrap();
+    bytes[at..at + value.len()].copy_from_slice(value);
+    mend_checksums(&mut bytes);
+    open(&bytes).unwrap_err()
+}
+
+const ATTENTION: LayerConfig = LayerConfig {
+    kv_heads: 1,
+    ..LayerConfig::of(Mixer::Attention)
+};
+const LITE: LayerConfig = LayerConfig::of(Mixer::TttLite);
+
 #[test]
 fn an_impossible_config_field_is_named() {
-    let config = 192; // behind a header of 32 bytes and five section entries of 24
-    let mut bytes = GOOD.clone();
-    bytes[config + 34..config + 36].copy_from_slice(&5u16.to_le_bytes()); // 48 is no multiple of 5
-    mend_checksums(&mut bytes);
-    assert_eq!(open(&bytes), Err(BlobError::Config("n_heads")));
+    let five = 5u16.to_le_bytes(); // 48 is no multiple of 5
+    let found = refused(FULL_LAYER, CONFIG + config_field::N_HEADS, &five);
+    assert_eq!(found, BlobError::Config("n_heads"));
+}
+
+#[test]
+fn an_impossible_field_of_a_layer_is_named() {
+    let record = CONFIG + 64;
+    let (mixer, flags) = (record + layer_field::MIXER, record + layer_field::FLAGS);
+    let (kv_heads, window) = (record + layer_field::KV_HEADS, record + layer_field::WINDOW);
+    let context = CONFIG + config_field::CONTEXT;
+    for (layer, at, value, word) in [
+        (FULL_LAYER, mixer, [0u8].as_slice(), "mixer"),
+        (FULL_LAYER, mixer, &[5], "mixer"),
+        (FULL_LAYER, flags, &[LAYER_KV_F32], "flags"),
+        (FULL_LAYER, flags, &[32], "flags"),
+        (ATTENTION, flags, &[LAYER_DECAY], "flags"),
+        (LITE, flags, &[LAYER_GATE], "flags"),
+        (ATTENTION, kv_heads, &[0, 0], "kv_heads"),
+        (ATTENTION, kv_heads, &[2, 0], "kv_heads"), // does not divide 3
+        (ATTENTION, kv_heads, &[6, 0], "kv_heads"),
+        (FULL_LAYER, kv_heads, &[1, 0], "kv_heads"),
+        (LITE, window, &[1, 0, 0, 0], "window"),
+        (ATTENTION, context, &[0; 4], "context"),
+        (
+            FULL_LAYER,
+            record + layer_field::FIRST_TENSOR,
+            &[4],
+            "first_tensor",
+        ),
+    ] {
+        let found = refused(layer, at, value);
+        assert!(
+            matches!(found, BlobError::Layer { layer: 0, .. }) && found.to_string().contains(word),
+            "{word}: {found}"
+        );
+    }
+}
+
+#[test]
+fn ttt_lite_refuses_a_width_that_has_no_quarter() {
+    let config = Config {
+        d_model: 54,
+        ..small_config()
+    };
+    let refused = blueprint(&config, &[LITE], DType::T2, 4).to_bytes();
+    assert!(refused.unwrap_err().to_string().contains("multiple of 4"));
+}
+
+#[test]
+fn a_tensor_of_another_mixers_shape_is_named() {
+    let heads = CONFIG + 64 + layer_field::KV_HEADS;
+    let found = refused(ATTENTION, heads, &[3, 0]);
+    assert!(
+        found.to_string().contains("mixer.k") && found.to_string().contains("shape"),
+        "{found}"
+    );
+}
+
+#[test]
+fn a_blob_of_version_1_0_loads() {
+    let blob = AlignedCopy::of(include_bytes!("../../demo/demo.bttt"));
+    let model = Model::from_bytes(blob.bytes()).unwrap();
+    assert_eq!(model.layout().version(), (1, 0));
+    model.verify().unwrap();
+    run(&model);
 }

@@ -1,31 +1,33 @@
 //! Whole random models: the same bits whatever the road.
 
-use bitttt_core::format::{Activation, DType, LayerConfig};
+mod common;
+
+use bitttt_core::format::{Activation, Config, DType, LayerConfig};
 use bitttt_core::{Backend, Batch, Learning, Model, Session, SessionError, SnapshotError};
 use bitttt_export::AlignedCopy;
-use bitttt_export::random::{FULL_LAYER, blueprint, small_config};
+use bitttt_export::random::{FULL_LAYER, small_config};
+use common::{ATTENTION, Threads, config, dtypes, memory, stack, tokens};
 use proptest::prelude::*;
 
+/// Two layers alike.
 fn blob(layer: LayerConfig, dtype: DType, seed: u64) -> AlignedCopy {
-    let config = small_config();
-    AlignedCopy::of(&blueprint(&config, layer, dtype, seed).to_bytes().unwrap())
-}
-
-fn memory(model: &Model<'_>, batch: Batch) -> Vec<f32> {
-    vec![f32::NAN; model.memory(batch).words()] // what was there before must not matter
-}
-
-fn tokens(count: usize, seed: u64) -> Vec<u32> {
-    (0..count as u64)
-        .map(|i| ((i + 1).wrapping_mul(seed | 1) >> 7) as u32 % 257)
-        .collect()
+    common::blob(&small_config(), &[layer; 2], dtype, seed)
 }
 
 /// Logits after every token and the state's hash.
-fn run(model: &Model<'_>, batch: usize, backend: Backend, tokens: &[u32]) -> (Vec<u32>, u32) {
-    let mut memory = memory(model, Batch::new(batch));
+fn run(
+    model: &Model<'_>,
+    batch: usize,
+    backend: Backend,
+    threads: usize,
+    tokens: &[u32],
+) -> (Vec<u32>, u32) {
+    let (mut memory, threads) = (memory(model, Batch::new(batch)), Threads(threads));
     let mut session =
         Session::with_backend(*model, Batch::new(batch), &mut memory, backend).unwrap();
+    if threads.0 > 1 {
+        session.set_parallel(&threads);
+    }
     let mut bits = Vec::new();
     session
         .prefill_with(tokens, &mut |_, logits| {
@@ -35,41 +37,31 @@ fn run(model: &Model<'_>, batch: usize, backend: Backend, tokens: &[u32]) -> (Ve
     (bits, session.state_hash())
 }
 
-fn layers() -> impl Strategy<Value = LayerConfig> {
-    (any::<bool>(), any::<bool>(), any::<bool>()).prop_map(|(conv, gate, decay)| LayerConfig {
-        conv,
-        gate,
-        decay,
-        ..FULL_LAYER
-    })
-}
-
-fn dtypes() -> impl Strategy<Value = DType> {
-    prop::sample::select(vec![
-        DType::T2,
-        DType::T5,
-        DType::I8,
-        DType::F16,
-        DType::F32,
-    ])
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
-    fn every_backend_batch_and_split_gives_the_same_bits(
-        layer in layers(), dtype in dtypes(), seed in any::<u64>(), batch in 2usize..40, count in 1usize..60, cut in 0usize..60
+    fn every_backend_batch_split_and_thread_count_gives_the_same_bits(
+        layers in stack(), dtype in dtypes(), seed in any::<u64>(), batch in 2usize..90, count in 1usize..100, cut in 0usize..100,
+        threads in 1usize..5, frozen in any::<bool>()
     ) {
-        let blob = blob(layer, dtype, seed);
+        let blob = common::blob(&config(), &layers, dtype, seed);
         let model = Model::from_bytes(blob.bytes()).unwrap();
         let tokens = tokens(count, seed);
-        let expected = run(&model, 1, Backend::SCALAR, &tokens);
+        let expected = run(&model, 1, Backend::SCALAR, 1, &tokens);
+        Backend::request_amx();
         for backend in Backend::all() {
-            prop_assert_eq!(&run(&model, batch, backend, &tokens), &expected, "{}", backend.name());
+            prop_assert_eq!(&run(&model, batch, backend, threads, &tokens), &expected, "{}", backend.name());
         }
         let mut memory = memory(&model, Batch::new(batch));
         let mut session = Session::new(model, Batch::new(batch), &mut memory).unwrap();
+        if frozen {
+            // what was read before a reset, learned or not, leaves no trace
+            session.set_learning(Learning::Frozen);
+            session.prefill(&tokens).unwrap();
+            session.set_learning(Learning::On);
+            session.reset();
+        }
         let (head, tail) = tokens.split_at(cut.min(count - 1));
         if !head.is_empty() {
             session.prefill(head).unwrap();
@@ -84,12 +76,12 @@ proptest! {
         let (a, b) = (blob(FULL_LAYER, DType::T2, seed), blob(FULL_LAYER, DType::T5, seed));
         let (a, b) = (Model::from_bytes(a.bytes()).unwrap(), Model::from_bytes(b.bytes()).unwrap());
         let tokens = tokens(20, seed);
-        prop_assert_eq!(run(&a, 4, Backend::detect(), &tokens), run(&b, 4, Backend::detect(), &tokens));
+        prop_assert_eq!(run(&a, 4, Backend::detect(), 1, &tokens), run(&b, 4, Backend::detect(), 1, &tokens));
     }
 
     #[test]
-    fn restoring_a_snapshot_continues_as_if_never_stopped(seed in any::<u64>(), before in 1usize..40, after in 1usize..20) {
-        let blob = blob(FULL_LAYER, DType::T2, seed);
+    fn restoring_a_snapshot_continues_as_if_never_stopped(layers in stack(), seed in any::<u64>(), before in 1usize..90, after in 1usize..20) {
+        let blob = common::blob(&config(), &layers, DType::T2, seed);
         let model = Model::from_bytes(blob.bytes()).unwrap();
         let all = tokens(before + after, seed);
         let (mut m1, mut m2) = (memory(&model, Batch::ONE), memory(&model, Batch::new(8)));
@@ -203,17 +195,118 @@ fn restoring_a_snapshot_of_another_model_is_refused() {
 
 #[test]
 fn the_plan_of_the_bytes_is_the_plan_of_the_model() {
-    let mut config = small_config();
-    config.activation = Activation::Relu2;
-    let blob = AlignedCopy::of(
-        &blueprint(&config, FULL_LAYER, DType::T5, 1)
-            .to_bytes()
-            .unwrap(),
-    );
+    let config = Config {
+        activation: Activation::Relu2,
+        ..small_config()
+    };
+    let blob = common::blob(&config, &[FULL_LAYER, ATTENTION], DType::T5, 1);
     let model = Model::from_bytes(blob.bytes()).unwrap();
-    let batch = Batch::new(7);
+    let batch = Batch::new(7).with_context(1000);
     assert_eq!(
         bitttt_core::MemoryPlan::of_blob(blob.bytes(), batch),
         Ok(model.memory(batch))
     );
+}
+
+/// A blob of one attention layer between two that learn.
+fn hybrid(window: u32) -> AlignedCopy {
+    let attention = LayerConfig {
+        window,
+        ..ATTENTION
+    };
+    let config = Config {
+        context: 20,
+        ..small_config()
+    };
+    common::blob(&config, &[FULL_LAYER, attention, FULL_LAYER], DType::T2, 3)
+}
+
+#[test]
+fn a_full_context_is_refused_before_anything_is_read() {
+    let blob = hybrid(0);
+    let model = Model::from_bytes(blob.bytes()).unwrap();
+    let mut memory = memory(&model, Batch::new(8));
+    let mut session = Session::new(model, Batch::new(8), &mut memory).unwrap();
+    session.prefill(&tokens(12, 1)).unwrap();
+    let before = session.state_hash();
+    let refused = session.prefill(&tokens(9, 2)).unwrap_err();
+    let expected = SessionError::Context {
+        capacity: 20,
+        position: 12,
+        tokens: 9,
+    };
+    assert_eq!(refused, expected);
+    assert!(refused.to_string().contains("with_context"));
+    assert_eq!(session.state_hash(), before);
+    session.prefill(&tokens(8, 2)).unwrap();
+    let full = session.state_hash();
+    assert!(session.step(1).is_err());
+    assert!(session.prefill_with(&[1], &mut |_, _| ()).is_err());
+    assert_eq!(session.state_hash(), full);
+    session.reset();
+    session.step(1).unwrap();
+}
+
+#[test]
+fn the_room_for_context_is_the_callers_choice_and_a_window_needs_none() {
+    for (window, room, count) in [(0, 300, 300), (6, 1, 90)] {
+        let blob = hybrid(window);
+        let model = Model::from_bytes(blob.bytes()).unwrap();
+        let batch = Batch::new(4).with_context(room);
+        let mut memory = memory(&model, batch);
+        let mut session = Session::new(model, batch, &mut memory).unwrap();
+        session.prefill(&tokens(count, 5)).unwrap();
+        assert_eq!(session.position(), count as u64);
+        assert_eq!(session.step(1).is_err(), window == 0);
+    }
+}
+
+#[test]
+fn the_plan_grows_by_exactly_what_a_token_takes() {
+    let blob = hybrid(0);
+    let model = Model::from_bytes(blob.bytes()).unwrap();
+    let state = |tokens| model.memory(Batch::ONE.with_context(tokens)).state;
+    let (d, bytes) = (16, 2); // one head of keys and values, in halves
+    assert_eq!(state(64) - state(63), d * bytes / 4);
+    assert_eq!(state(65) - state(64), d * bytes / 4 + 64 * d * bytes / 4); // and a new tile of keys
+    assert_eq!(state(1 << 20) - state(0), (d * bytes / 4 * 2) << 20);
+    assert_eq!(state(usize::MAX), usize::MAX); // saturates
+}
+
+#[test]
+fn frozen_attention_still_sees_what_it_reads() {
+    let blob = common::blob(&small_config(), &[ATTENTION], DType::T2, 3);
+    let model = Model::from_bytes(blob.bytes()).unwrap();
+    let run = |learning| {
+        let mut memory = memory(&model, Batch::ONE);
+        let mut session = Session::new(model, Batch::ONE, &mut memory).unwrap();
+        session.set_learning(learning);
+        let logits = session.prefill(&tokens(30, 5)).unwrap().to_vec();
+        (logits, session.state_hash())
+    };
+    assert_eq!(run(Learning::On), run(Learning::Frozen));
+}
+
+#[test]
+fn a_snapshot_of_other_room_or_with_a_number_that_is_not_finite_is_refused() {
+    let blob = hybrid(0);
+    let model = Model::from_bytes(blob.bytes()).unwrap();
+    let (mut m1, mut m2) = (memory(&model, Batch::ONE), memory(&model, Batch::ONE));
+    let mut session = Session::new(model, Batch::ONE, &mut m1).unwrap();
+    session.prefill(&tokens(10, 5)).unwrap();
+    let mut snapshot = vec![0; model.memory(Batch::ONE).snapshot_bytes()];
+    session.snapshot(&mut snapshot).unwrap();
+
+    let narrow = Batch::ONE.with_context(19);
+    let mut other = Session::new(model, narrow, &mut m2).unwrap();
+    assert_eq!(other.restore(&snapshot), Err(SnapshotError::Length));
+
+    // states of the outer layers are alike; between them lies the cache, whose first value becomes a half that is NaN
+    let layer = (snapshot.len() - 32 - (20 + 64) * 16 * 2) / 2;
+    snapshot[32 + layer..][..2].copy_from_slice(&0x7E01u16.to_le_bytes());
+    let sum = bitttt_core::crc32(&[&snapshot[..28], &snapshot[32..]].concat());
+    snapshot[28..32].copy_from_slice(&sum.to_le_bytes());
+    let before = session.state_hash();
+    assert_eq!(session.restore(&snapshot), Err(SnapshotError::NotFinite));
+    assert_eq!(session.state_hash(), before);
 }

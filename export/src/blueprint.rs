@@ -95,20 +95,25 @@ pub fn tensor_name(layer: Option<u32>, role: Role) -> String {
     }
 }
 
+/// The tensors that a config calls for, in table order.
+pub(crate) fn required(config: &Config, layers: &[LayerConfig]) -> Vec<(Option<u32>, Role)> {
+    let globals = Role::GLOBAL
+        .into_iter()
+        .filter(|&role| role != Role::Head || !config.tied)
+        .map(|role| (None, role));
+    let layers = layers.iter().zip(0u32..).flat_map(|(record, layer)| {
+        Role::LAYER
+            .into_iter()
+            .filter(|&role| record.has(role))
+            .map(move |role| (Some(layer), role))
+    });
+    globals.chain(layers).collect()
+}
+
 impl Blueprint {
     /// The tensors that the config calls for, in table order.
     pub fn required(&self) -> Vec<(Option<u32>, Role)> {
-        let globals = Role::GLOBAL
-            .into_iter()
-            .filter(|&role| role != Role::Head || !self.config.tied)
-            .map(|role| (None, role));
-        let layers = self.layers.iter().zip(0u32..).flat_map(|(record, layer)| {
-            Role::LAYER
-                .into_iter()
-                .filter(|&role| record.has(role))
-                .map(move |role| (Some(layer), role))
-        });
-        globals.chain(layers).collect()
+        required(&self.config, &self.layers)
     }
 
     /// The tensor at a place, checked against the config's shape.
@@ -122,7 +127,8 @@ impl Blueprint {
             .tensors
             .get(&(layer, role))
             .ok_or_else(|| ExportError::MissingTensor(name()))?;
-        let [rows, cols] = role.shape(&self.config);
+        let record = layer.and_then(|layer| self.layers.get(layer as usize));
+        let [rows, cols] = role.shape(&self.config, record);
         let expected = rows as usize * cols as usize;
         if data.len() != expected
             || data

@@ -19,6 +19,22 @@ pub enum ExportError {
         /// Elements expected.
         expected: usize,
     },
+    /// A tensor was given as another number of bytes than its shape and type take.
+    #[error("tensor `{name}` was given as {found} bytes, its shape and type take {expected}")]
+    Bytes {
+        /// Its name.
+        name: String,
+        /// Bytes given.
+        found: u64,
+        /// Bytes expected.
+        expected: u64,
+    },
+    /// A tensor was begun or ended out of turn.
+    #[error("tensors are begun and ended one after the other; out of turn: {0:?}")]
+    Order(Option<String>),
+    /// An element or a scale is no valid value of its type.
+    #[error("tensor `{0}` holds a value that is not finite, or an invalid code")]
+    Value(String),
     /// A weight is not -1, 0 or 1.
     #[error("tensor `{0}` holds a weight that is not ternary")]
     NotTernary(String),

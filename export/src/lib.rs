@@ -6,15 +6,19 @@
 #![forbid(unsafe_code)]
 
 pub mod blueprint;
+mod check;
 mod error;
 pub mod pack;
 pub mod random;
 pub mod save;
+pub mod stream;
+pub mod synth;
 pub mod tokenizer;
 mod write;
 
 pub use blueprint::{Blueprint, TensorData};
 pub use error::ExportError;
 pub use save::save_atomically;
+pub use stream::{BlobWriter, Outline};
 pub use tokenizer::Vocabulary;
 pub use write::AlignedCopy;

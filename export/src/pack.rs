@@ -38,9 +38,99 @@ fn pack_t5(digits: impl Iterator<Item = i8>) -> u8 {
     (v * 256).div_ceil(243) as u8
 }
 
+/// For each byte a valid code of five or four weights, about as often the one as the other: random bytes become random
+/// weights by one look.
+pub fn random_codes(dtype: DType) -> [u8; 256] {
+    let (planes, values) = if dtype == DType::T5 {
+        (5, 243)
+    } else {
+        (4, 81)
+    };
+    std::array::from_fn(|byte| {
+        let v = byte * values / 256;
+        let digits = (0..planes).rev().map(|p| (v / 3usize.pow(p) % 3) as i8);
+        if planes == 5 {
+            pack_t5(digits)
+        } else {
+            pack_t2(digits)
+        }
+    })
+}
+
+/// Sets the places past the end of a packed row of `cols` weights to weight 0.
+pub fn clear_tail(row: &mut [u8], cols: usize, dtype: DType) {
+    let planes = if dtype == DType::T5 { 5 } else { 4 };
+    let tail = cols % (64 * planes);
+    let stride = tail.div_ceil(planes);
+    let start = row.len().saturating_sub(stride);
+    let block = &mut row[start..];
+    for place in tail..stride * planes {
+        let (plane, byte) = (place / stride, &mut block[place % stride]);
+        *byte = with_zero(*byte, plane as u32, dtype);
+    }
+}
+
+/// A valid code with weight 0 in plane `plane`.
+fn with_zero(code: u8, plane: u32, dtype: DType) -> u8 {
+    if dtype != DType::T5 {
+        return code & !(3 << (2 * plane)) | 1 << (2 * plane);
+    }
+    let (v, power) = (u32::from(code) * 243 / 256, 3u32.pow(4 - plane));
+    let v = v - v / power % 3 * power + power;
+    (v * 256).div_ceil(243) as u8
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Weights of a packed row, the format document's definition word for word; places past the end too.
+    fn unpack(row: &[u8], cols: usize, dtype: DType) -> Vec<i8> {
+        let planes = if dtype == DType::T5 { 5 } else { 4 };
+        let digit = |byte: u8, p: usize| match dtype {
+            DType::T5 => ((u32::from(byte) * 3u32.pow(p as u32) % 256) * 3) >> 8,
+            _ => u32::from(byte >> (2 * p)) & 3,
+        };
+        let full = cols / (64 * planes) * 64;
+        let blocks = row[..full].chunks(64).chain([&row[full..]]);
+        let weights = blocks.flat_map(|block| {
+            (0..planes).flat_map(move |p| block.iter().map(move |&b| digit(b, p) as i8 - 1))
+        });
+        weights.collect()
+    }
+
+    #[test]
+    fn random_codes_are_valid_and_each_of_them_occurs() {
+        for (dtype, values) in [(DType::T2, 81), (DType::T5, 243)] {
+            let codes = random_codes(dtype);
+            let distinct: std::collections::BTreeSet<u8> = codes.into_iter().collect();
+            assert_eq!(distinct.len(), values);
+            for code in codes {
+                let weights = unpack(&[code], if values == 81 { 4 } else { 5 }, dtype);
+                assert_eq!(pack_row(&weights, dtype), Some(vec![code]));
+            }
+        }
+    }
+
+    #[test]
+    fn clearing_the_tail_changes_nothing_but_the_places_past_the_end() {
+        for dtype in [DType::T2, DType::T5] {
+            let codes = random_codes(dtype);
+            for cols in 1..700 {
+                let bytes = dtype.row_bytes(cols as u64) as usize;
+                let row: Vec<u8> = (0..bytes).map(|i| codes[(i * 167 + cols) % 256]).collect();
+                let mut cleared = row.clone();
+                clear_tail(&mut cleared, cols, dtype);
+                let (before, after) = (unpack(&row, cols, dtype), unpack(&cleared, cols, dtype));
+                assert_eq!(before[..cols], after[..cols]);
+                assert_eq!(
+                    pack_row(&after[..cols], dtype),
+                    Some(cleared),
+                    "{cols} {dtype:?}"
+                );
+            }
+        }
+    }
 
     #[test]
     fn t2_follows_the_table_of_the_format_document() {

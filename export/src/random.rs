@@ -21,31 +21,35 @@ pub fn small_config() -> Config {
         activation: Activation::Silu,
         tied: false,
         document_token: 0,
+        context: 128,
     }
 }
 
-/// A layer with everything on.
+/// A TTT-Linear layer with everything on.
 pub const FULL_LAYER: LayerConfig = LayerConfig {
-    mixer: Mixer::TttLinear,
     conv: true,
     gate: true,
     decay: true,
-    first_tensor: 0,
+    ..LayerConfig::of(Mixer::TttLinear)
 };
 
-/// A model of these dimensions, every layer like `layer`, matrices stored as `dtype`. The same seed gives the same
-/// model everywhere.
-pub fn blueprint(config: &Config, layer: LayerConfig, dtype: DType, seed: u64) -> Blueprint {
+/// A model of these dimensions and layers, of which there are as many as records, whatever the config says;
+/// matrices stored as `dtype`. The same seed gives the same model everywhere.
+pub fn blueprint(config: &Config, layers: &[LayerConfig], dtype: DType, seed: u64) -> Blueprint {
     let mut blueprint = Blueprint {
-        config: *config,
-        layers: vec![layer; config.n_layers as usize],
+        config: Config {
+            n_layers: layers.len() as u32,
+            ..*config
+        },
+        layers: layers.to_vec(),
         tensors: Default::default(),
         tokenizer: (config.vocab_size == 257).then(Vocabulary::bytes),
         metadata: format!("{{\"random\":{seed}}}"),
     };
-    let mut random = Random(Pcg32::new(seed, 54));
+    let mut random = Random::new(seed);
     for (layer, role) in blueprint.required() {
-        let [rows, cols] = role.shape(config).map(|n| n as usize);
+        let record = layer.and_then(|layer| layers.get(layer as usize));
+        let [rows, cols] = role.shape(config, record).map(|n| n as usize);
         blueprint
             .tensors
             .insert((layer, role), random.tensor(role, rows, cols, dtype));
@@ -53,9 +57,24 @@ pub fn blueprint(config: &Config, layer: LayerConfig, dtype: DType, seed: u64) -
     blueprint
 }
 
-struct Random(Pcg32);
+/// Draws tensors.
+pub(crate) struct Random(Pcg32);
 
 impl Random {
+    pub fn new(seed: u64) -> Self {
+        Self(Pcg32::new(seed, 54))
+    }
+
+    /// Weight scale of a ternary matrix of `cols` inputs: its outputs are about as large as its inputs.
+    pub fn spread(cols: usize) -> f32 {
+        1.7 / (cols as f32).sqrt()
+    }
+
+    /// Row scales of an int8 matrix.
+    pub fn scales(&mut self, rows: usize) -> Vec<f32> {
+        self.values(rows, 0.01, 0.002)
+    }
+
     /// Uniform in `-1..1`.
     fn next(&mut self) -> f32 {
         (self.0.next_u32() >> 8) as f32 / 8_388_608.0 - 1.0
@@ -65,11 +84,13 @@ impl Random {
         (0..count).map(|_| centre + spread * self.next()).collect()
     }
 
-    fn tensor(&mut self, role: Role, rows: usize, cols: usize, dtype: DType) -> TensorData {
+    pub fn tensor(&mut self, role: Role, rows: usize, cols: usize, dtype: DType) -> TensorData {
         let count = rows * cols;
         match role {
             Role::Embed | Role::Head => self.int8(rows, cols),
-            Role::W0 | Role::U0 => TensorData::F16(self.values(count, 0.0, 0.2)),
+            Role::W0 | Role::U0 | Role::W1 | Role::U1 => {
+                TensorData::F16(self.values(count, 0.0, 0.2))
+            }
             Role::Lr => TensorData::F16(self.values(count, 0.0, 0.3)),
             Role::Conv => TensorData::F32(self.values(count, 0.25, 0.5)),
             Role::LrBias | Role::LnBias | Role::Tau => {
@@ -87,12 +108,12 @@ impl Random {
             .collect();
         TensorData::Int8 {
             codes,
-            scales: self.values(rows, 0.01, 0.002),
+            scales: self.scales(rows),
         }
     }
 
     fn matrix(&mut self, rows: usize, cols: usize, dtype: DType) -> TensorData {
-        let spread = 1.7 / (cols as f32).sqrt();
+        let spread = Self::spread(cols);
         match dtype {
             DType::T2 | DType::T5 => {
                 let trits = (0..rows * cols)

@@ -2,14 +2,13 @@
 
 use crate::blueprint::tensor_name;
 use crate::pack::pack_row;
+use crate::stream::{BlobWriter, Outline, Scale, put};
 use crate::{Blueprint, ExportError, TensorData, save_atomically};
 use bitttt_core::Model;
-use bitttt_core::format::config::{self, CONFIG_BYTES, LAYER_BYTES, layer_field};
-use bitttt_core::format::header::{
-    self, HEADER_BYTES, SECTION_ALIGN, SECTION_BYTES, section_field,
-};
-use bitttt_core::format::tensor::{self, ENTRY_BYTES, NO_LAYER, ROW_SCALES};
-use bitttt_core::format::{Activation, MAJOR, MINOR, Mixer, Section};
+use bitttt_core::format::Activation;
+use bitttt_core::format::config::{self, CONFIG_BYTES};
+use bitttt_core::format::layer::{LAYER_BYTES, layer_field};
+use std::io::Cursor;
 use std::path::Path;
 
 impl Blueprint {
@@ -18,19 +17,20 @@ impl Blueprint {
     /// # Errors
     /// Missing tensors, wrong shapes, and whatever the core's checks refuse.
     pub fn to_bytes(&self) -> Result<Vec<u8>, ExportError> {
-        let (table, tensors) = self.tensor_sections()?;
-        let mut sections = vec![
-            (Section::Config, self.config_section()),
-            (Section::Table, table),
-            (Section::Tensors, tensors),
-        ];
-        if let Some(vocabulary) = &self.tokenizer {
-            sections.push((Section::Tokenizer, vocabulary.section()?));
+        let mut writer = BlobWriter::new(
+            Cursor::new(Vec::new()),
+            Path::new("memory"),
+            &self.outline(),
+        )?;
+        while let Some(place) = writer.due() {
+            let (tensor, [_, cols]) = self.tensor(place.layer, place.role)?;
+            let elements = encode(tensor, cols as usize)
+                .ok_or_else(|| ExportError::NotTernary(tensor_name(place.layer, place.role)))?;
+            writer.begin(tensor.dtype())?;
+            writer.elements(&elements)?;
+            writer.end(&tensor.scale())?;
         }
-        if !self.metadata.is_empty() {
-            sections.push((Section::Metadata, self.metadata.clone().into_bytes()));
-        }
-        let blob = assemble(&sections);
+        let blob = writer.finish()?.into_inner();
         let aligned = AlignedCopy::of(&blob);
         Model::from_bytes(aligned.bytes())?.verify()?;
         Ok(blob)
@@ -46,9 +46,30 @@ impl Blueprint {
         Ok(bytes.len())
     }
 
-    fn config_section(&self) -> Vec<u8> {
+    fn outline(&self) -> Outline<'_> {
+        Outline {
+            config: &self.config,
+            layers: &self.layers,
+            tokenizer: self.tokenizer.as_ref(),
+            metadata: &self.metadata,
+        }
+    }
+}
+
+impl TensorData {
+    pub(crate) fn scale(&self) -> Scale {
+        match (self, self.row_scales()) {
+            (_, Some(scales)) => Scale::Rows(scales.to_vec()),
+            (Self::Ternary { scale, .. }, None) => Scale::Tensor(*scale),
+            _ => Scale::Tensor(1.0),
+        }
+    }
+}
+
+impl Outline<'_> {
+    pub(crate) fn config_section(&self) -> Vec<u8> {
         use config::field;
-        let c = &self.config;
+        let c = self.config;
         let mut out = vec![0; CONFIG_BYTES + self.layers.len() * LAYER_BYTES];
         put(&mut out, field::VOCAB_SIZE, &c.vocab_size.to_le_bytes());
         put(&mut out, field::D_MODEL, &c.d_model.to_le_bytes());
@@ -75,93 +96,30 @@ impl Blueprint {
             field::DOCUMENT_TOKEN,
             &c.document_token.to_le_bytes(),
         );
+        put(&mut out, field::CONTEXT, &c.context.to_le_bytes());
         let mut first = self
-            .required()
+            .places()
             .iter()
-            .filter(|(layer, _)| layer.is_none())
+            .filter(|place| place.layer.is_none())
             .count() as u32;
         for (record, out) in self
             .layers
             .iter()
             .zip(out[CONFIG_BYTES..].chunks_exact_mut(LAYER_BYTES))
         {
-            let flag = |on, bit| if on { bit } else { 0 };
-            let flags = flag(record.conv, config::LAYER_CONV)
-                | flag(record.gate, config::LAYER_GATE)
-                | flag(record.decay, config::LAYER_DECAY);
-            out[layer_field::MIXER] = match record.mixer {
-                Mixer::TttLinear => 1,
-            };
-            out[layer_field::FLAGS] = flags;
+            out[layer_field::MIXER] = record.mixer as u8;
+            out[layer_field::FLAGS] = record.flags();
+            put(out, layer_field::KV_HEADS, &record.kv_heads.to_le_bytes());
+            put(out, layer_field::WINDOW, &record.window.to_le_bytes());
             put(out, layer_field::FIRST_TENSOR, &first.to_le_bytes());
             first += record.tensors();
         }
         out
     }
-
-    /// Tensor table and tensor data.
-    fn tensor_sections(&self) -> Result<(Vec<u8>, Vec<u8>), ExportError> {
-        use tensor::field;
-        let (mut table, mut data) = (Vec::new(), Vec::new());
-        for (layer, role) in self.required() {
-            let (tensor, [rows, cols]) = self.tensor(layer, role)?;
-            let elements = encode(tensor, cols as usize)
-                .ok_or_else(|| ExportError::NotTernary(tensor_name(layer, role)))?;
-            data.resize(
-                data.len().next_multiple_of(alignment_for(elements.len())),
-                0,
-            );
-            let mut entry = [0; ENTRY_BYTES];
-            let row_scales = if tensor.row_scales().is_some() {
-                ROW_SCALES
-            } else {
-                0
-            };
-            put(
-                &mut entry,
-                field::ROLE,
-                &[role as u8, tensor.dtype() as u8 | row_scales],
-            );
-            put(
-                &mut entry,
-                field::LAYER,
-                &layer.map_or(NO_LAYER, |layer| layer as u16).to_le_bytes(),
-            );
-            put(&mut entry, field::ROWS, &rows.to_le_bytes());
-            put(&mut entry, field::COLS, &cols.to_le_bytes());
-            let scale = if let TensorData::Ternary { scale, .. } = tensor {
-                *scale
-            } else {
-                1.0
-            };
-            put(&mut entry, field::SCALE, &scale.to_le_bytes());
-            put(
-                &mut entry,
-                field::OFFSET,
-                &(data.len() as u64).to_le_bytes(),
-            );
-            table.extend(entry);
-            data.extend(elements);
-            if let Some(scales) = tensor.row_scales() {
-                data.resize(data.len().next_multiple_of(4), 0);
-                data.extend(scales.iter().flat_map(|s| s.to_le_bytes()));
-            }
-        }
-        Ok((table, data))
-    }
-}
-
-/// Large tensors start on a cache line, small ones on a word: padding would cost more than it brings.
-fn alignment_for(bytes: usize) -> usize {
-    if bytes >= 1024 {
-        SECTION_ALIGN as usize
-    } else {
-        4
-    }
 }
 
 /// Elements as stored; `None` where a weight is not ternary.
-fn encode(tensor: &TensorData, cols: usize) -> Option<Vec<u8>> {
+pub(crate) fn encode(tensor: &TensorData, cols: usize) -> Option<Vec<u8>> {
     Some(match tensor {
         TensorData::Ternary { trits, dtype, .. } | TensorData::TernaryRows { trits, dtype, .. } => {
             let rows: Option<Vec<_>> = trits
@@ -177,46 +135,6 @@ fn encode(tensor: &TensorData, cols: usize) -> Option<Vec<u8>> {
             .collect(),
         TensorData::F32(values) => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
     })
-}
-
-/// Header, section table and sections, with checksums.
-fn assemble(sections: &[(Section, Vec<u8>)]) -> Vec<u8> {
-    let mut blob = vec![0; HEADER_BYTES + sections.len() * SECTION_BYTES];
-    for (i, (section, data)) in sections.iter().enumerate() {
-        blob.resize(blob.len().next_multiple_of(SECTION_ALIGN as usize), 0);
-        let offset = blob.len() as u64;
-        blob.extend(data);
-        let entry = &mut blob[HEADER_BYTES + i * SECTION_BYTES..][..SECTION_BYTES];
-        put(entry, section_field::KIND, &(*section as u32).to_le_bytes());
-        put(
-            entry,
-            section_field::CRC,
-            &crc32fast::hash(data).to_le_bytes(),
-        );
-        put(entry, section_field::OFFSET, &offset.to_le_bytes());
-        put(
-            entry,
-            section_field::BYTES,
-            &(data.len() as u64).to_le_bytes(),
-        );
-    }
-    put(&mut blob, header::field::MAGIC, &header::MAGIC);
-    put(&mut blob, header::field::MAJOR, &MAJOR.to_le_bytes());
-    put(&mut blob, header::field::MINOR, &MINOR.to_le_bytes());
-    let len = blob.len() as u64;
-    put(&mut blob, header::field::FILE_BYTES, &len.to_le_bytes());
-    put(
-        &mut blob,
-        header::field::SECTION_COUNT,
-        &(sections.len() as u32).to_le_bytes(),
-    );
-    let crc = crc32fast::hash(&blob[..HEADER_BYTES + sections.len() * SECTION_BYTES]); // its own field is still zero
-    put(&mut blob, header::field::CRC, &crc.to_le_bytes());
-    blob
-}
-
-fn put(out: &mut [u8], at: usize, bytes: &[u8]) {
-    out[at..at + bytes.len()].copy_from_slice(bytes);
 }
 
 /// Bytes on a 64-byte boundary, as the core wants them and `Vec<u8>` does not promise.

@@ -1,9 +1,10 @@
 //! docs/FORMAT.md against the code: its tables are the tests.
 
-use bitttt_core::format::config::{field as config, layer_field as layer};
+use bitttt_core::format::config::field as config;
 use bitttt_core::format::header::{self, section_field as section};
+use bitttt_core::format::layer::layer_field as layer;
 use bitttt_core::format::tensor::field as tensor;
-use bitttt_core::format::{DType, MAJOR, MINOR, Role, Section};
+use bitttt_core::format::{DType, LayerConfig, MAJOR, MINOR, Mixer, Role, Section};
 use bitttt_core::{snapshot, tokenizer};
 use bitttt_export::pack::pack_row;
 
@@ -60,9 +61,12 @@ fn field_offsets_are_those_of_the_document() {
     check_fields("section", fields!(section: KIND CRC OFFSET BYTES));
     check_fields(
         "config",
-        fields!(config: VOCAB_SIZE D_MODEL N_LAYERS D_FFN NORM_EPS ROPE_THETA LN_EPS TTT_BASE_LR MINI_BATCH N_HEADS ACTIVATION FLAGS DOCUMENT_TOKEN),
+        fields!(config: VOCAB_SIZE D_MODEL N_LAYERS D_FFN NORM_EPS ROPE_THETA LN_EPS TTT_BASE_LR MINI_BATCH N_HEADS ACTIVATION FLAGS DOCUMENT_TOKEN CONTEXT),
     );
-    check_fields("layer", fields!(layer: MIXER FLAGS FIRST_TENSOR));
+    check_fields(
+        "layer",
+        fields!(layer: MIXER FLAGS KV_HEADS FIRST_TENSOR WINDOW RESERVED),
+    );
     check_fields(
         "tensor",
         fields!(tensor: ROLE DTYPE LAYER ROWS COLS SCALE OFFSET),
@@ -116,7 +120,34 @@ fn sections_roles_and_types_are_those_of_the_document() {
         assert_eq!(row[0], (role as u8).to_string());
         assert_eq!(row[1].split(' ').next(), Some(role.name()));
         assert_eq!(row[3], allowed.join(" "), "{}", role.name());
+        assert_eq!(row[4], mixers_with(role), "{}", role.name());
     }
+}
+
+/// The mixers whose layers have this role when every flag but `plain` is on.
+fn mixers_with(role: Role) -> String {
+    let full = |mixer| LayerConfig {
+        conv: true,
+        gate: mixer != Mixer::TttLite,
+        decay: mixer != Mixer::Attention,
+        ..LayerConfig::of(mixer)
+    };
+    let having = Mixer::ALL
+        .into_iter()
+        .filter(|&mixer| full(mixer).has(role));
+    having.map(Mixer::name).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn mixers_and_their_flags_are_those_of_the_document() {
+    let flags = |mixer: Mixer| {
+        let bits = (0..8).filter(|bit| mixer.allowed_flags() >> bit & 1 == 1);
+        bits.map(|bit: u8| bit.to_string())
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    let mixers = Mixer::ALL.map(|m| vec![(m as u8).to_string(), m.name().into(), flags(m)]);
+    assert_eq!(table("mixers"), mixers);
 }
 
 #[test]

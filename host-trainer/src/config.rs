@@ -2,147 +2,14 @@
 //!
 //! A `Config` that passed [`Config::validate`] can be built: no later code checks shapes again.
 
+mod model;
+
 use std::path::Path;
 
 use anyhow::{Context as _, bail, ensure};
 use serde::{Deserialize, Serialize};
 
-/// Kind of token mixer, the first half of every block.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Mixer {
-    /// TTT-Linear of Sun et al. 2024 (arXiv 2407.04620), in its dual form.
-    TttLinear,
-}
-
-/// Activation of the gated feed-forward network.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Activation {
-    /// `x * sigmoid(x)` (SwiGLU).
-    Silu,
-    /// `max(0, x)^2` (as in BitNet b1.58 2B4T).
-    Relu2,
-}
-
-/// Shape of a model: everything that decides which tensors exist and how they are used.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct ModelConfig {
-    /// Number of tokens, V. 0 in a file means "as many as the tokenizer has".
-    pub vocab_size: usize,
-    /// Width of the residual stream, D.
-    pub d_model: usize,
-    /// Number of blocks.
-    pub n_layers: usize,
-    /// Heads of the mixer, H; each is `d_model / n_heads` wide.
-    pub n_heads: usize,
-    /// Hidden width of the feed-forward network, F.
-    pub d_ffn: usize,
-    /// Mixer of every block.
-    pub mixer: Mixer,
-    /// Tokens of one inner mini-batch, b: the fast weights are written once per b tokens.
-    pub mini_batch: usize,
-    /// Causal depthwise convolution of width 4 in front of the mixer.
-    pub conv: bool,
-    /// Gate `silu(BitLinear(x))` on the mixer's output.
-    pub gate: bool,
-    /// Activation of the feed-forward network.
-    pub activation: Activation,
-    /// The head shares the embedding's matrix.
-    pub tie_embeddings: bool,
-    /// The fast weights decay towards their learned start at every mini-batch end.
-    pub anchor_decay: bool,
-    /// Base of the rotary frequencies.
-    pub rope_theta: f32,
-    /// Epsilon of every RMSNorm.
-    pub norm_eps: f32,
-    /// Inner learning rate before the learned gate.
-    pub ttt_base_lr: f32,
-}
-
-impl Default for ModelConfig {
-    fn default() -> Self {
-        Self {
-            vocab_size: 0,
-            d_model: 128,
-            n_layers: 4,
-            n_heads: 4,
-            d_ffn: 352,
-            mixer: Mixer::TttLinear,
-            mini_batch: 16,
-            conv: true,
-            gate: false,
-            activation: Activation::Silu,
-            tie_embeddings: true,
-            anchor_decay: true,
-            rope_theta: 10_000.0,
-            norm_eps: 1e-5,
-            ttt_base_lr: 1.0,
-        }
-    }
-}
-
-impl ModelConfig {
-    /// Width of one head, `d_model / n_heads`.
-    pub fn d_head(&self) -> usize {
-        self.d_model / self.n_heads
-    }
-
-    /// Checks every field against the others.
-    ///
-    /// # Errors
-    /// Names the first impossible field and the way out.
-    pub fn validate(&self) -> anyhow::Result<()> {
-        for (name, value) in [
-            ("d_model", self.d_model),
-            ("n_layers", self.n_layers),
-            ("n_heads", self.n_heads),
-            ("d_ffn", self.d_ffn),
-            ("mini_batch", self.mini_batch),
-        ] {
-            ensure!(value > 0, "model.{name} is 0; give it at least 1");
-        }
-        ensure!(
-            self.d_model.is_multiple_of(self.n_heads),
-            "model.d_model = {} is not divisible by model.n_heads = {}; choose a multiple",
-            self.d_model,
-            self.n_heads
-        );
-        ensure!(
-            self.d_head().is_multiple_of(2),
-            "model.d_model / model.n_heads = {} is odd, but RoPE turns pairs; choose an even head width",
-            self.d_head()
-        );
-        positive("model.rope_theta", self.rope_theta)?;
-        positive("model.norm_eps", self.norm_eps)?;
-        positive("model.ttt_base_lr", self.ttt_base_lr)
-    }
-
-    /// Sets `vocab_size` from the tokenizer, or checks that it is large enough.
-    ///
-    /// # Errors
-    /// When the tokenizer makes tokens that the model would not have.
-    pub fn fit_vocab(&mut self, tokenizer_vocab: usize) -> anyhow::Result<()> {
-        if self.vocab_size == 0 {
-            self.vocab_size = tokenizer_vocab;
-        }
-        ensure!(
-            self.vocab_size >= tokenizer_vocab,
-            "model.vocab_size = {} is smaller than the tokenizer's {tokenizer_vocab}; raise it, or leave it out",
-            self.vocab_size
-        );
-        Ok(())
-    }
-}
-
-fn positive(name: &str, value: f32) -> anyhow::Result<()> {
-    ensure!(
-        value.is_finite() && value > 0.0,
-        "{name} = {value} must be a positive number"
-    );
-    Ok(())
-}
+pub use model::{Activation, KvCache, Mixer, ModelConfig};
 
 /// How to train.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -308,6 +175,16 @@ impl Config {
         self.train.validate()
     }
 
+    /// Tokens that attention without a window can look back on when the model runs: what `model.context` says, or
+    /// what it was trained on. 0 for a model that has no such layer.
+    pub fn kv_context(&self) -> usize {
+        match (self.model.keeps_whole_context(), self.model.context) {
+            (false, _) => 0,
+            (true, 0) => self.train.context,
+            (true, context) => context,
+        }
+    }
+
     /// What `bitttt quickstart` trains: about 0.25M parameters on the built-in corpus.
     pub fn quickstart() -> Self {
         Self {
@@ -331,7 +208,7 @@ impl Config {
 }
 
 /// `toml` draws its errors over several lines; ours are one line each.
-fn one_line(error: &toml::de::Error, text: &str) -> String {
+pub(crate) fn one_line(error: &toml::de::Error, text: &str) -> String {
     let line = error
         .span()
         .map(|span| 1 + text[..span.start].matches('\n').count());

@@ -14,5 +14,6 @@ pub mod output;
 pub mod plot;
 pub mod process;
 pub mod rng;
+pub mod shape;
 pub mod tokenizer;
 pub mod train;

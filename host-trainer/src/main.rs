@@ -30,6 +30,8 @@ enum Command {
     Eval(cmd::eval::Args),
     Inspect(cmd::inspect::Args),
     Plan(cmd::plan::Args),
+    Synth(cmd::synth::Args),
+    Bench(cmd::bench::Args),
 }
 
 fn main() -> ExitCode {
@@ -58,5 +60,7 @@ fn run(command: &Command, out: &Output) -> anyhow::Result<()> {
         Command::Eval(args) => cmd::eval::run(args, out),
         Command::Inspect(args) => cmd::inspect::run(args, out),
         Command::Plan(args) => cmd::plan::run(args, out),
+        Command::Synth(args) => cmd::synth::run(args, out),
+        Command::Bench(args) => cmd::bench::run(args, out),
     }
 }

@@ -4,6 +4,7 @@
 pub fn prepare() {
     keep_candle_on_one_thread();
     keep_freed_memory();
+    bitttt_core::Backend::request_amx(); // refused or absent: the backend is not offered then
 }
 
 /// Candle's own pool waits by spinning: on two cores it costs a step a seventh of its time, and several times that where

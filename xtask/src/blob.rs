@@ -16,7 +16,6 @@ pub fn random(dtype: DType) -> Result<PathBuf> {
     let config = Config {
         d_model: 128,
         d_ffn: 320,
-        n_layers: 3,
         n_heads: 4,
         mini_batch: 16,
         ..small_config()
@@ -25,7 +24,7 @@ pub fn random(dtype: DType) -> Result<PathBuf> {
     std::fs::create_dir_all(&folder)
         .with_context(|| format!("cannot make {}", folder.display()))?;
     let path = folder.join(format!("random-{dtype:?}.bttt").to_lowercase());
-    blueprint(&config, FULL_LAYER, dtype, 1).save(&path)?;
+    blueprint(&config, &[FULL_LAYER; 3], dtype, 1).save(&path)?;
     Ok(path)
 }
 

@@ -40,6 +40,6 @@ pub const BOARDS: &[Board] = &[Board {
         "null",
         "-kernel",
     ],
-    flash_limit: 80_000,
+    flash_limit: 102_000,
     ram_limit: 8_000,
 }];

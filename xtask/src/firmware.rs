@@ -6,7 +6,7 @@ use crate::command::{cargo, command, output_within, root, run as run_command};
 use crate::elf::Image;
 use crate::host::{self, Job, Outcome};
 use crate::report::Report;
-use crate::setup::{Toolchain, emulator, toolchain};
+use crate::setup::{Toolchain, program, toolchain};
 use anyhow::Result;
 use serde::Serialize;
 use std::path::PathBuf;
@@ -103,7 +103,7 @@ fn measure(board: &Board, job: &Job<'_>, expected: &Outcome) -> Row {
 }
 
 fn try_measure(board: &Board, job: &Job<'_>, expected: &Outcome, row: &mut Row) -> Result<()> {
-    emulator(board.emulator)?;
+    program(board.emulator, board.emulator)?;
     run_command(&mut build(board, toolchain(board.target)?, job, "build"))?;
     let image = Image::read(&binary(board, "generate"))?;
     let engine = image

@@ -6,6 +6,7 @@ mod command;
 mod elf;
 mod firmware;
 mod host;
+mod machines;
 mod report;
 mod setup;
 mod test;
@@ -23,7 +24,9 @@ struct Cli {
 #[derive(Subcommand)]
 enum Chore {
     /// Sets up what it needs, then runs every check and test there is
-    Test,
+    ///
+    /// Example: cargo xtask test --only WebAssembly
+    Test(test::Options),
     /// Builds the firmware of every board, runs it in an emulator and compares it with this machine
     ///
     /// Example: cargo xtask firmware --prompt "Once upon" --tokens 64
@@ -34,7 +37,7 @@ enum Chore {
 
 fn main() -> ExitCode {
     let done = match Cli::parse().chore {
-        Chore::Test => test::run(),
+        Chore::Test(options) => test::run(&options),
         Chore::Firmware(options) => firmware::run(&options),
         Chore::Setup => setup::everything(),
     };

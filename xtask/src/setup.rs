@@ -2,6 +2,7 @@
 
 use crate::boards::BOARDS;
 use crate::command::{cargo, command, output, run, succeeds};
+use crate::machines::{AARCH64, BARE, Machine, WASM};
 use anyhow::{Result, anyhow};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -56,14 +57,24 @@ pub fn toolchain(target: &str) -> Result<Toolchain> {
     ))
 }
 
-/// Installs an emulator if need be.
-pub fn emulator(program: &str) -> Result<()> {
+/// Installs a program if need be.
+pub fn program(program: &str, package: &str) -> Result<()> {
     let works = || succeeds(command(program).arg("--version"));
-    if works() || (install(&[program]) && works()) {
+    if works() || (install(&[package]) && works()) {
         return Ok(());
     }
     Err(anyhow!(
-        "{program} is missing: install it, on Debian as root with `apt-get install {program}`"
+        "{program} is missing: install it, on Debian as root with `apt-get install {package}`"
+    ))
+}
+
+/// Installs the standard library of `target` if need be. Debian's compiler does not help: it would need a C library too.
+pub fn target(target: &str) -> Result<()> {
+    if has_target(target) || add_target(target) {
+        return Ok(());
+    }
+    Err(anyhow!(
+        "no standard library for {target}: run `rustup target add {target}`"
     ))
 }
 
@@ -89,12 +100,19 @@ pub fn components() -> Result<()> {
 
 /// Installs everything; false where something is missing.
 pub fn everything() -> Result<bool> {
-    let boards = BOARDS
-        .iter()
-        .flat_map(|board| [emulator(board.emulator), toolchain(board.target).map(drop)]);
+    let boards = BOARDS.iter().flat_map(|board| {
+        [
+            program(board.emulator, board.emulator),
+            toolchain(board.target).map(drop),
+        ]
+    });
+    let machines = AARCH64.iter().chain(WASM).map(Machine::set_up);
+    let bare = BARE.iter().map(|target| toolchain(target).map(drop));
     let faults: Vec<_> = [nextest(), components()]
         .into_iter()
         .chain(boards)
+        .chain(machines)
+        .chain(bare)
         .filter_map(Result::err)
         .collect();
     faults.iter().for_each(|fault| eprintln!("{fault:#}"));

@@ -5,6 +5,7 @@ use crate::boards::BOARDS;
 use crate::command::{cargo, root, run as run_command};
 use crate::firmware;
 use crate::host::Job;
+use crate::machines::{self, AARCH64, BARE, Machine, WASM};
 use crate::setup::{self, Toolchain};
 use anyhow::{Result, anyhow, bail};
 use bitttt_core::format::DType;
@@ -32,24 +33,40 @@ impl std::fmt::Display for Skip {
 
 impl std::error::Error for Skip {}
 
+/// Arguments of the command.
+#[derive(clap::Args)]
+pub struct Options {
+    /// Only the steps with this in their names
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
+}
+
 /// Runs everything; false where a step failed.
-pub fn run() -> Result<bool> {
-    let steps: [(&str, Step); 9] = [
+pub fn run(options: &Options) -> Result<bool> {
+    let steps: [(&str, Step); 12] = [
         ("format", format),
         ("clippy", clippy),
         ("clippy, firmware", clippy_firmware),
+        ("clippy, other instruction sets", clippy_machines),
         ("tests", tests),
         ("examples in the docs", doc_tests),
-        ("core tests, backend forced to scalar", scalar_tests),
+        ("core tests, every backend chosen", machines::choose_here),
+        ("core tests on emulated AArch64", aarch64_tests),
+        ("core tests in WebAssembly", wasm_tests),
         ("core without std", bare_core),
         ("docs", docs),
         ("firmware in emulators", firmwares),
     ];
     let strict = std::env::var("CI").is_ok_and(|ci| ci == "true");
+    let only = options.only.as_deref().unwrap_or_default();
     let ends: Vec<_> = steps
         .into_iter()
+        .filter(|(name, _)| name.contains(only))
         .map(|(name, step)| perform(name, step, strict))
         .collect();
+    if ends.is_empty() {
+        bail!("no step has {only:?} in its name");
+    }
     Ok(summarise(&ends))
 }
 
@@ -142,31 +159,39 @@ fn doc_tests() -> Result<()> {
     run_command(&mut cargo(&["test", "--workspace", "--doc", "--quiet"]))
 }
 
-fn scalar_tests() -> Result<()> {
+fn aarch64_tests() -> Result<()> {
+    machine_tests(AARCH64)
+}
+
+fn wasm_tests() -> Result<()> {
+    machine_tests(WASM)
+}
+
+fn machine_tests(machines: &[Machine]) -> Result<()> {
     setup::nextest()?;
-    // Other flags rebuild everything: a target folder of its own keeps the usual build.
-    let mut tests = cargo(&[
-        "nextest",
-        "run",
-        "--package",
-        "bitttt-core",
-        "--target-dir",
-        "target/scalar",
-    ]);
-    run_command(tests.env("RUSTFLAGS", "--cfg bitttt_backend=\"scalar\""))
+    for machine in machines {
+        machine.set_up().map_err(|why| skip(&why.to_string()))?;
+        machine.test()?;
+        machine.choose()?;
+    }
+    Ok(())
+}
+
+fn clippy_machines() -> Result<()> {
+    setup::components()?;
+    for machine in AARCH64.iter().chain(WASM) {
+        machine.set_up().map_err(|why| skip(&why.to_string()))?;
+        machine.lint()?;
+    }
+    Ok(())
 }
 
 fn bare_core() -> Result<()> {
-    for board in BOARDS {
-        let toolchain = toolchain(board.target)?;
-        let mut build = cargo(&[
-            "build",
-            "--package",
-            "bitttt-core",
-            "--target",
-            board.target,
-        ]);
-        toolchain.apply(&mut build, board.target);
+    let boards = BOARDS.iter().map(|board| board.target);
+    for target in boards.chain(BARE.iter().copied()) {
+        let toolchain = toolchain(target)?;
+        let mut build = cargo(&["build", "--package", "bitttt-core", "--target", target]);
+        toolchain.apply(&mut build, target);
         run_command(&mut build)?;
     }
     Ok(())
@@ -180,7 +205,7 @@ fn docs() -> Result<()> {
 fn firmwares() -> Result<()> {
     for board in BOARDS {
         toolchain(board.target)?;
-        setup::emulator(board.emulator).map_err(|why| skip(&why.to_string()))?;
+        setup::program(board.emulator, board.emulator).map_err(|why| skip(&why.to_string()))?;
     }
     let random = [blob::random(DType::T2)?, blob::random(DType::T5)?];
     for blob in blob::demo().into_iter().chain(random) {

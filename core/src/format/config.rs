@@ -1,12 +1,11 @@
-//! The config section: the model's dimensions and one record a layer.
+//! The fixed part of the config section: the model's dimensions. The layer records behind it are in [`super::layer`].
 
+use super::BlobError;
+use super::layer::LAYER_BYTES;
 use super::read::{f32_at, u8_at, u16_at, u32_at};
-use super::{BlobError, Role};
 
 /// Size of the fixed part.
 pub const CONFIG_BYTES: usize = 64;
-/// Size of one layer record.
-pub const LAYER_BYTES: usize = 16;
 
 /// Byte offsets of the fixed part's fields.
 pub mod field {
@@ -24,25 +23,11 @@ pub mod field {
     pub const ACTIVATION: usize = 36;
     pub const FLAGS: usize = 37;
     pub const DOCUMENT_TOKEN: usize = 40;
-}
-
-/// Byte offsets within a layer record.
-pub mod layer_field {
-    #![allow(missing_docs)]
-    pub const MIXER: usize = 0;
-    pub const FLAGS: usize = 1;
-    pub const FIRST_TENSOR: usize = 4;
+    pub const CONTEXT: usize = 44;
 }
 
 /// `FLAGS`: the head shares the embedding's matrix.
 pub const FLAG_TIED: u8 = 1;
-/// Layer `FLAGS`: a causal depthwise convolution stands before the mixer.
-pub const LAYER_CONV: u8 = 1;
-/// Layer `FLAGS`: the mixer's output is gated.
-pub const LAYER_GATE: u8 = 2;
-/// Layer `FLAGS`: fast weights decay towards their anchor at each mini-batch end.
-pub const LAYER_DECAY: u8 = 4;
-
 /// Widest matrix: an i32 holds the sum of this many int8 products.
 pub const MAX_WIDTH: u32 = 131_072;
 /// Largest vocabulary.
@@ -61,28 +46,6 @@ pub enum Activation {
     Silu,
     /// `max(0, x)^2` (squared ReLU; So et al. 2021).
     Relu2,
-}
-
-/// What mixes information over time in a layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mixer {
-    /// TTT-Linear in its dual form (Sun et al. 2024, arXiv 2407.04620).
-    TttLinear,
-}
-
-/// One layer's record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LayerConfig {
-    /// Kind of mixer.
-    pub mixer: Mixer,
-    /// Causal convolution of width 4 before the mixer.
-    pub conv: bool,
-    /// Gate on the mixer's output.
-    pub gate: bool,
-    /// Anchor decay of the fast weights.
-    pub decay: bool,
-    /// Index of the layer's first entry in the tensor table.
-    pub first_tensor: u32,
 }
 
 /// The model's dimensions.
@@ -106,7 +69,7 @@ pub struct Config {
     pub ttt_base_lr: f32,
     /// Tokens in a TTT mini-batch `b`.
     pub mini_batch: u16,
-    /// Heads of the TTT mixers `H`.
+    /// Heads `H` of the TTT mixers, query heads of attention.
     pub n_heads: u16,
     /// Gate activation of the feed-forward network.
     pub activation: Activation,
@@ -114,6 +77,9 @@ pub struct Config {
     pub tied: bool,
     /// Token that starts and separates documents.
     pub document_token: u32,
+    /// Tokens that an attention layer without a window has room for, unless [`crate::Batch::with_context`] says
+    /// otherwise. May be 0 where there is no such layer.
+    pub context: u32,
 }
 
 impl Config {
@@ -123,6 +89,16 @@ impl Config {
             Some(d) => d,
             None => 0,
         }
+    }
+
+    /// Hidden width of a `ttt-mlp` head's inner network, `4 D / H`.
+    pub const fn d_inner(&self) -> u32 {
+        4 * self.d_head()
+    }
+
+    /// Width of a `ttt-lite` layer's matrix, `D / 4`.
+    pub const fn d_lite(&self) -> u32 {
+        self.d_model / 4
     }
 
     /// Reads and checks the fixed part.
@@ -153,6 +129,7 @@ impl Config {
             activation,
             tied: flags & FLAG_TIED != 0,
             document_token: u32_at(bytes, field::DOCUMENT_TOKEN),
+            context: u32_at(bytes, field::CONTEXT),
         };
         match config.fault() {
             Some(name) => Err(BlobError::Config(name)),
@@ -208,60 +185,5 @@ impl Config {
             return Some("ttt_base_lr");
         }
         None
-    }
-}
-
-impl LayerConfig {
-    /// Reads and checks layer `layer`'s record out of the config section.
-    ///
-    /// # Errors
-    /// [`BlobError::Layer`] naming the field.
-    pub const fn parse(section: &[u8], layer: u32) -> Result<Self, BlobError> {
-        let at = CONFIG_BYTES + layer as usize * LAYER_BYTES;
-        let mixer = match u8_at(section, at + layer_field::MIXER) {
-            1 => Mixer::TttLinear,
-            _ => {
-                return Err(BlobError::Layer {
-                    layer: layer as u16,
-                    field: "mixer",
-                });
-            }
-        };
-        let flags = u8_at(section, at + layer_field::FLAGS);
-        if flags & !(LAYER_CONV | LAYER_GATE | LAYER_DECAY) != 0 {
-            return Err(BlobError::Layer {
-                layer: layer as u16,
-                field: "flags",
-            });
-        }
-        Ok(Self {
-            mixer,
-            conv: flags & LAYER_CONV != 0,
-            gate: flags & LAYER_GATE != 0,
-            decay: flags & LAYER_DECAY != 0,
-            first_tensor: u32_at(section, at + layer_field::FIRST_TENSOR),
-        })
-    }
-
-    /// Whether a layer of this kind has a tensor of this role.
-    pub const fn has(&self, role: Role) -> bool {
-        match role {
-            Role::Embed | Role::Head | Role::Norm => false,
-            Role::Conv => self.conv,
-            Role::Gate => self.gate,
-            Role::Decay => self.decay,
-            _ => true,
-        }
-    }
-
-    /// How many entries of the tensor table the layer has.
-    pub const fn tensors(&self) -> u32 {
-        let mut count = 0;
-        let mut i = 0;
-        while i < Role::LAYER.len() {
-            count += self.has(Role::LAYER[i]) as u32;
-            i += 1;
-        }
-        count
     }
 }

@@ -6,15 +6,19 @@
 pub mod config;
 pub mod error;
 pub mod header;
+pub mod layer;
 pub mod read;
+pub mod role;
 pub mod tensor;
 
-pub use config::{Activation, Config, LayerConfig, Mixer};
+pub use config::{Activation, Config};
 pub use error::BlobError;
 pub use header::{Layout, Section};
-pub use tensor::{DType, Entry, Role};
+pub use layer::{LayerConfig, Mixer};
+pub use role::Role;
+pub use tensor::{DType, Entry};
 
 /// Newest major version that this build reads.
 pub const MAJOR: u16 = 1;
 /// Newest minor version that this build knows; newer ones load too.
-pub const MINOR: u16 = 0;
+pub const MINOR: u16 = 1;

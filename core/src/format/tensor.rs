@@ -1,7 +1,7 @@
 //! The tensor table: which tensor lies where, in which type.
 
 use super::read::{f32_at, slice_at, u8_at, u16_at, u32_at, u64_at};
-use super::{BlobError, Config, LayerConfig};
+use super::{BlobError, Config, LayerConfig, Role};
 
 /// Size of one table entry.
 pub const ENTRY_BYTES: usize = 24;
@@ -77,138 +77,6 @@ impl DType {
 const fn planes_bytes(cols: u64, planes: u64) -> u64 {
     let block = 64 * planes;
     (cols / block) * 64 + (cols % block).div_ceil(planes)
-}
-
-/// What a tensor is for. The order of the codes is the order in the table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u8)]
-#[allow(missing_docs)] // the names are those of docs/FORMAT.md
-pub enum Role {
-    Embed = 1,
-    Head = 2,
-    Norm = 3,
-    MixerNorm = 16,
-    Conv = 17,
-    Query = 18,
-    Key = 19,
-    Value = 20,
-    Output = 21,
-    Gate = 22,
-    Lr = 23,
-    LrBias = 24,
-    Tau = 25,
-    LnScale = 26,
-    LnBias = 27,
-    W0 = 28,
-    U0 = 29,
-    Decay = 30,
-    OutNorm = 31,
-    FfnNorm = 32,
-    FfnGate = 33,
-    FfnUp = 34,
-    FfnSubNorm = 35,
-    FfnDown = 36,
-}
-
-impl Role {
-    /// Roles of the whole model, in table order.
-    pub const GLOBAL: [Self; 3] = [Self::Embed, Self::Head, Self::Norm];
-    /// Roles of a layer, in table order.
-    pub const LAYER: [Self; 21] = [
-        Self::MixerNorm,
-        Self::Conv,
-        Self::Query,
-        Self::Key,
-        Self::Value,
-        Self::Output,
-        Self::Gate,
-        Self::Lr,
-        Self::LrBias,
-        Self::Tau,
-        Self::LnScale,
-        Self::LnBias,
-        Self::W0,
-        Self::U0,
-        Self::Decay,
-        Self::OutNorm,
-        Self::FfnNorm,
-        Self::FfnGate,
-        Self::FfnUp,
-        Self::FfnSubNorm,
-        Self::FfnDown,
-    ];
-
-    /// Name in errors, in `inspect` and in checkpoints.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Embed => "embed",
-            Self::Head => "head",
-            Self::Norm => "norm",
-            Self::MixerNorm => "mixer_norm",
-            Self::Conv => "mixer.conv",
-            Self::Query => "mixer.q",
-            Self::Key => "mixer.k",
-            Self::Value => "mixer.v",
-            Self::Output => "mixer.o",
-            Self::Gate => "mixer.gate",
-            Self::Lr => "mixer.lr",
-            Self::LrBias => "mixer.lr.bias",
-            Self::Tau => "mixer.tau.bias",
-            Self::LnScale => "mixer.ln.weight",
-            Self::LnBias => "mixer.ln.bias",
-            Self::W0 => "mixer.w0",
-            Self::U0 => "mixer.u0",
-            Self::Decay => "mixer.decay",
-            Self::OutNorm => "mixer.out_norm",
-            Self::FfnNorm => "ffn_norm",
-            Self::FfnGate => "ffn.gate",
-            Self::FfnUp => "ffn.up",
-            Self::FfnSubNorm => "ffn.sub_norm",
-            Self::FfnDown => "ffn.down",
-        }
-    }
-
-    /// `[rows, cols]` that the config gives a tensor of this role.
-    pub const fn shape(self, config: &Config) -> [u32; 2] {
-        let (d, f, v, heads) = (
-            config.d_model,
-            config.d_ffn,
-            config.vocab_size,
-            config.n_heads as u32,
-        );
-        match self {
-            Self::Embed | Self::Head => [v, d],
-            Self::Norm | Self::MixerNorm | Self::FfnNorm | Self::OutNorm => [1, d],
-            Self::Conv => [super::config::CONV_TAPS as u32, d],
-            Self::Query | Self::Key | Self::Value | Self::Output | Self::Gate => [d, d],
-            Self::Lr => [heads, d],
-            Self::LrBias | Self::Decay => [1, heads],
-            Self::Tau => [1, config.mini_batch as u32],
-            Self::LnScale | Self::LnBias | Self::U0 => [heads, config.d_head()],
-            Self::W0 => [d, config.d_head()],
-            Self::FfnGate | Self::FfnUp => [f, d],
-            Self::FfnSubNorm => [1, f],
-            Self::FfnDown => [d, f],
-        }
-    }
-
-    /// Whether a tensor of this role may be stored in this type.
-    pub const fn allows(self, dtype: DType) -> bool {
-        match self {
-            Self::Embed => !matches!(dtype, DType::T2 | DType::T5),
-            Self::Head
-            | Self::Query
-            | Self::Key
-            | Self::Value
-            | Self::Output
-            | Self::Gate
-            | Self::FfnGate
-            | Self::FfnUp
-            | Self::FfnDown => true,
-            Self::W0 | Self::U0 | Self::Lr => matches!(dtype, DType::F16 | DType::F32),
-            _ => matches!(dtype, DType::F32),
-        }
-    }
 }
 
 /// One entry of the table.
@@ -296,11 +164,11 @@ pub fn check_table(
     };
     for role in Role::GLOBAL {
         if role != Role::Head || !config.tied {
-            walk.expect(role, NO_LAYER)?;
+            walk.expect(role, NO_LAYER, None)?;
         }
     }
     for layer in 0..config.n_layers {
-        let record = LayerConfig::parse(config_section, layer)?;
+        let record = LayerConfig::parse(config_section, config, layer)?;
         if record.first_tensor != walk.index {
             return Err(BlobError::Layer {
                 layer: layer as u16,
@@ -309,7 +177,7 @@ pub fn check_table(
         }
         for role in Role::LAYER {
             if record.has(role) {
-                walk.expect(role, layer as u16)?;
+                walk.expect(role, layer as u16, Some(&record))?;
             }
         }
     }
@@ -328,13 +196,18 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    fn expect(&mut self, role: Role, layer: u16) -> Result<(), BlobError> {
+    fn expect(
+        &mut self,
+        role: Role,
+        layer: u16,
+        record: Option<&LayerConfig>,
+    ) -> Result<(), BlobError> {
         let wrong = |field| BlobError::Tensor { role, layer, field };
         let entry = Entry::parse(self.table, self.index).map_err(wrong)?;
         if entry.role != role as u8 || entry.layer != layer {
             return Err(wrong("place in the tensor table"));
         }
-        if [entry.rows, entry.cols] != role.shape(self.config) {
+        if [entry.rows, entry.cols] != role.shape(self.config, record) {
             return Err(wrong("shape"));
         }
         if !role.allows(entry.dtype) {

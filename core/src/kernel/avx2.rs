@@ -1,223 +1,305 @@
-//! AVX2: integer dot products by `vpmaddubsw`, four rows at a time; float kernels are the shared bodies compiled for
-//! 256-bit registers.
+//! AVX2: `vpmaddubsw` multiplies 32 codes with 32 activations and adds pairs in 16 bits.
 //!
 //! Every function here requires AVX2; `kernel::Backend` hands out the AVX2 value only where it is present.
 
-use super::{Quantised, lanes, ttt};
-use crate::model::{Matrix, Weights};
+use super::simd::{self, Format, MAX_PLANES, Simd};
+use super::{Product, attention, lanes, lite, ttt};
 use core::arch::x86_64::*;
+use core::ops::Range;
 
-/// Rows that share the loads of activations.
-const ROWS: usize = 4;
-
-/// `out[t, r] = row_r . activations_t`, see [`super::Backend::matmul`].
+/// `out[t, r]` for `rows`, see [`super::Backend::matmul`].
 #[target_feature(enable = "avx2")]
-pub(crate) fn matmul(m: &Matrix<'_>, q: &Quantised<'_>, x: &[f32], out: &mut [f32]) {
-    match m.weights {
-        Weights::T2(data, scale) => {
-            planes_matmul::<4>(data, m, q, out, |r| scale.of(r), |bytes| t2_next(bytes));
-        }
-        Weights::T5(data, scale) => {
-            planes_matmul::<5>(data, m, q, out, |r| scale.of(r), |bytes| t5_next(bytes));
-        }
-        Weights::I8(data, scales) => {
-            let width = super::row_width(data, m);
-            let grouped = m.rows - m.rows % ROWS;
-            let scale = |r| super::at(scales, r);
-            super::rows(0..grouped, m, q, out, scale, |r, q, _| {
-                i8_dot::<ROWS>(data, r, width, q)
-            });
-            super::rows(grouped..m.rows, m, q, out, scale, |r, q, _| {
-                i8_dot::<1>(data, r, width, q)
-            });
-        }
-        Weights::Float(data) => super::float_rows(data, m, x, out),
+pub(crate) fn product(p: &Product<'_>, rows: Range<usize>) {
+    // SAFETY: this function has the instructions.
+    unsafe { simd::product::<Avx2>(p, rows) }
+}
+
+/// 256-bit registers.
+struct Avx2;
+
+// SAFETY of all functions below: see `Simd`.
+impl Simd for Avx2 {
+    const BYTES: usize = 32;
+    const ROWS: usize = 4;
+    const TOKENS: usize = 2;
+    type Bytes = __m256i;
+    type Sums = __m256i;
+    type T2 = T2;
+    type T5 = T5;
+    type I8 = I8;
+
+    #[inline(always)]
+    unsafe fn load(from: *const u8) -> __m256i {
+        // SAFETY: the caller's.
+        unsafe { _mm256_loadu_si256(from.cast()) }
     }
-}
 
-/// A packed matrix of `P` planes; `next` takes bytes to the codes (weight + 1) of their next plane and to the bytes
-/// that hold the planes after it.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn planes_matmul<const P: usize>(
-    data: &[u8],
-    m: &Matrix<'_>,
-    q: &Quantised<'_>,
-    out: &mut [f32],
-    scale: impl Fn(usize) -> f32 + Copy,
-    next: impl Fn(__m256i) -> (__m256i, __m256i) + Copy,
-) {
-    let width = super::row_width(data, m);
-    let grouped = m.rows - m.rows % ROWS;
-    super::rows(0..grouped, m, q, out, scale, |r, q, sum| {
-        planes_dot::<P, ROWS>(data, r, width, q, next).map(|dot| dot - sum)
-    });
-    super::rows(grouped..m.rows, m, q, out, scale, |r, q, sum| {
-        planes_dot::<P, 1>(data, r, width, q, next).map(|dot| dot - sum)
-    });
-}
-
-/// Codes times activations of rows `first..first + R`, 32 bytes at a time. Bytes past a row's end count as zeros,
-/// whose codes are all 0.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn planes_dot<const P: usize, const R: usize>(
-    data: &[u8],
-    first: usize,
-    width: usize,
-    q: &[i8],
-    next: impl Fn(__m256i) -> (__m256i, __m256i),
-) -> [i32; R] {
-    let mut totals = [_mm256_setzero_si256(); R];
-    let mut at = 0;
-    while at < width {
-        let block = at - at % 64;
-        let stride = (width - block).min(64);
-        let mut bytes = [_mm256_setzero_si256(); R];
-        for (r, bytes) in bytes.iter_mut().enumerate() {
-            *bytes = load_bytes(data, (first + r) * width + at, stride - at % 64);
-        }
-        let mut pairs = [_mm256_setzero_si256(); R]; // below P * 2 * 3 * 127 in 16 bits
-        let mut plane = 0;
-        while plane < P {
-            let activations = load_q(q, block * P + plane * stride + at % 64);
-            for (bytes, pairs) in bytes.iter_mut().zip(&mut pairs) {
-                let (codes, rest) = next(*bytes);
-                *pairs = _mm256_add_epi16(*pairs, _mm256_maddubs_epi16(codes, activations));
-                *bytes = rest;
+    #[inline(always)]
+    unsafe fn load_part(from: *const u8, len: usize, available: usize) -> __m256i {
+        const ONES_THEN_ZEROS: [u8; 64] = {
+            let mut mask = [0; 64];
+            let mut i = 0;
+            while i < 32 {
+                mask[i] = 0xFF;
+                i += 1;
             }
-            plane += 1;
+            mask
+        };
+        // SAFETY: `len` is at most 32, so the mask's bytes are there; a whole register is read only where it is.
+        unsafe {
+            if available >= 32 {
+                let mask = Self::load(ONES_THEN_ZEROS.as_ptr().add(32 - len));
+                return _mm256_and_si256(Self::load(from), mask);
+            }
+            let mut padded = [0u8; 32];
+            core::ptr::copy_nonoverlapping(from, padded.as_mut_ptr(), len);
+            Self::load(padded.as_ptr())
         }
-        for (total, pairs) in totals.iter_mut().zip(pairs) {
-            *total = _mm256_add_epi32(*total, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
-        }
-        at += 32;
     }
-    horizontal_sums(totals)
-}
 
-/// Codes of the lowest plane, and the bytes shifted to the next one.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn t2_next(bytes: __m256i) -> (__m256i, __m256i) {
-    (
-        _mm256_and_si256(bytes, _mm256_set1_epi8(3)),
-        _mm256_srli_epi16::<2>(bytes),
-    )
-}
-
-/// A byte's digit is `byte * 3 / 256`, hence the number of thresholds 86 and 171 that it reaches; the next digit is
-/// that of `3 * byte mod 256`.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn t5_next(bytes: __m256i) -> (__m256i, __m256i) {
-    let one = at_least(bytes, _mm256_set1_epi8(86));
-    let two = at_least(bytes, _mm256_set1_epi8(171u8 as i8));
-    let codes = _mm256_sub_epi8(_mm256_setzero_si256(), _mm256_add_epi8(one, two));
-    (codes, _mm256_add_epi8(_mm256_add_epi8(bytes, bytes), bytes))
-}
-
-/// -1 in each unsigned byte that reaches the threshold.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn at_least(x: __m256i, threshold: __m256i) -> __m256i {
-    _mm256_cmpeq_epi8(_mm256_max_epu8(x, threshold), x)
-}
-
-/// `sum_i W_i q_i` over rows of signed bytes: `|w|` times `q` with `w`'s sign. `|w| <= 128` and `|q| <= 127`, so the
-/// pairs of `vpmaddubsw` do not saturate. Codes behind a row's end meet weights that count as zeros.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn i8_dot<const R: usize>(data: &[i8], first: usize, width: usize, q: &[i8]) -> [i32; R] {
-    let data: &[u8] = bytemuck::cast_slice(data);
-    let mut totals = [_mm256_setzero_si256(); R];
-    let mut at = 0;
-    while at < width {
-        let activations = load_q(q, at);
-        for (r, total) in totals.iter_mut().enumerate() {
-            let w = load_bytes(data, (first + r) * width + at, width - at);
-            let signed = _mm256_sign_epi8(activations, w);
-            let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), signed);
-            *total = _mm256_add_epi32(*total, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
-        }
-        at += 32;
+    #[inline(always)]
+    unsafe fn store(to: *mut u8, bytes: __m256i) {
+        // SAFETY: the caller's.
+        unsafe { _mm256_storeu_si256(to.cast(), bytes) }
     }
-    horizontal_sums(totals)
+
+    #[inline(always)]
+    unsafe fn prefetch(from: *const u8) {
+        // SAFETY: a prefetch never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn zero() -> __m256i {
+        // SAFETY: the caller's.
+        unsafe { _mm256_setzero_si256() }
+    }
+
+    /// Four registers share their additions.
+    #[inline(always)]
+    unsafe fn totals<const R: usize>(sums: [__m256i; R]) -> [i32; R] {
+        let mut totals = [0; R];
+        // SAFETY: the caller's.
+        unsafe {
+            for (totals, sums) in totals.chunks_mut(4).zip(sums.chunks(4)) {
+                let sum = |i: usize| sums.get(i).copied().unwrap_or(_mm256_setzero_si256());
+                let low = _mm256_hadd_epi32(sum(0), sum(1));
+                let pairs = _mm256_hadd_epi32(low, _mm256_hadd_epi32(sum(2), sum(3)));
+                let four = _mm_add_epi32(
+                    _mm256_castsi256_si128(pairs),
+                    _mm256_extracti128_si256::<1>(pairs),
+                );
+                let four: [i32; 4] = bytemuck::cast(four);
+                totals.iter_mut().zip(four).for_each(|(to, sum)| *to = sum);
+            }
+        }
+        totals
+    }
 }
 
-/// 32 bytes of `data` from `at`, those from `len` on as zeros.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn load_bytes(data: &[u8], at: usize, len: usize) -> __m256i {
-    const ONES_THEN_ZEROS: [u8; 64] = {
-        let mut mask = [0; 64];
-        let mut i = 0;
-        while i < 32 {
-            mask[i] = 0xFF;
-            i += 1;
+/// Adds pairs of 16-bit sums in 32 bits.
+#[inline(always)]
+unsafe fn widen_pairs(sums: __m256i, pairs: __m256i) -> __m256i {
+    // SAFETY: the caller's.
+    unsafe { _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))) }
+}
+
+/// What `t2` and `t5` share: codes are at most 3, so 32 products of `2 * 3 * 127` fit in 16 bits.
+macro_rules! packed {
+    () => {
+        const OFFSET: i32 = 1;
+        const STEPS: usize = 32;
+        type Acc = __m256i;
+        type Tile = __m256i;
+
+        #[inline(always)]
+        unsafe fn zero() -> __m256i {
+            // SAFETY: the caller's.
+            unsafe { _mm256_setzero_si256() }
         }
-        mask
+
+        #[inline(always)]
+        unsafe fn sums(acc: __m256i) -> __m256i {
+            acc
+        }
+
+        #[inline(always)]
+        unsafe fn tile_zero() -> __m256i {
+            // SAFETY: the caller's.
+            unsafe { _mm256_setzero_si256() }
+        }
+
+        #[inline(always)]
+        unsafe fn tile(tile: __m256i, codes: __m256i, q: __m256i) -> __m256i {
+            // SAFETY: the caller's.
+            unsafe { _mm256_add_epi16(tile, _mm256_maddubs_epi16(codes, q)) }
+        }
+
+        #[inline(always)]
+        unsafe fn widen(sums: __m256i, tile: __m256i) -> __m256i {
+            // SAFETY: the caller's.
+            unsafe { widen_pairs(sums, tile) }
+        }
     };
-    let data = data.get(at..).unwrap_or(&[]);
-    match (data.first_chunk(), ONES_THEN_ZEROS.get(32 - len.min(32)..)) {
-        (Some(bytes), _) if len >= 32 => load(bytes),
-        (Some(bytes), Some(mask)) => {
-            let mask = mask
-                .first_chunk()
-                .map_or(_mm256_setzero_si256(), |mask| load(mask));
-            _mm256_and_si256(load(bytes), mask)
+}
+
+/// Two bits a weight: mask and shift.
+struct T2;
+
+impl Format<Avx2> for T2 {
+    const PLANES: usize = 4;
+    packed!();
+
+    #[inline(always)]
+    unsafe fn add(acc: __m256i, bytes: __m256i, q: &[__m256i; MAX_PLANES]) -> __m256i {
+        // SAFETY: the caller's.
+        unsafe {
+            let (mut pairs, mut bytes) = (_mm256_setzero_si256(), bytes);
+            for &q in q.iter().take(Self::PLANES) {
+                let (codes, rest) = Self::next(bytes);
+                pairs = Self::tile(pairs, codes, q);
+                bytes = rest;
+            }
+            widen_pairs(acc, pairs)
         }
-        _ => {
-            let mut padded = [0; 32];
-            padded
-                .iter_mut()
-                .zip(data)
-                .take(len)
-                .for_each(|(to, &from)| *to = from);
-            load(&padded)
+    }
+
+    #[inline(always)]
+    unsafe fn next(bytes: __m256i) -> (__m256i, __m256i) {
+        // SAFETY: the caller's.
+        unsafe {
+            (
+                _mm256_and_si256(bytes, _mm256_set1_epi8(3)),
+                _mm256_srli_epi16::<2>(bytes),
+            )
         }
     }
 }
 
-#[inline]
-#[target_feature(enable = "avx2")]
-fn load(bytes: &[u8; 32]) -> __m256i {
-    // SAFETY: the reference covers the 32 bytes that the unaligned load reads.
-    unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
-}
+/// Base 3: a byte's digit is `3 * byte / 256`, hence 2 less the thresholds 86 and 171 that lie above it; the next
+/// digit is that of `3 * byte mod 256`. Comparisons are signed: bytes are moved by 128, which tripling keeps.
+struct T5;
 
-/// 32 activations from `at`. Codes are followed by enough zeros (`memory::padded`) for every load that is asked for.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn load_q(q: &[i8], at: usize) -> __m256i {
-    match q.get(at..).and_then(|q| q.first_chunk::<32>()) {
-        Some(codes) => load(bytemuck::cast_ref(codes)),
-        None => _mm256_setzero_si256(),
+impl T5 {
+    /// [`Format::next`] on moved bytes.
+    #[inline(always)]
+    unsafe fn next_moved(bytes: __m256i) -> (__m256i, __m256i) {
+        // SAFETY: the caller's.
+        unsafe {
+            let below = |threshold: u8| {
+                _mm256_cmpgt_epi8(_mm256_set1_epi8((threshold ^ 0x80) as i8), bytes)
+            };
+            let above = _mm256_add_epi8(below(86), below(171));
+            (
+                _mm256_add_epi8(_mm256_set1_epi8(2), above),
+                opaque(_mm256_add_epi8(_mm256_add_epi8(bytes, bytes), bytes)),
+            )
+        }
     }
 }
 
-/// The sum of each vector's elements; four vectors share their additions.
+impl Format<Avx2> for T5 {
+    const PLANES: usize = 5;
+    packed!();
+
+    #[inline(always)]
+    unsafe fn add(acc: __m256i, bytes: __m256i, q: &[__m256i; MAX_PLANES]) -> __m256i {
+        // SAFETY: the caller's.
+        unsafe {
+            let mut bytes = moved(bytes);
+            let mut pairs = _mm256_setzero_si256();
+            for &q in q {
+                let (codes, rest) = Self::next_moved(bytes);
+                pairs = Self::tile(pairs, codes, q);
+                bytes = rest;
+            }
+            widen_pairs(acc, pairs)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn next(bytes: __m256i) -> (__m256i, __m256i) {
+        // SAFETY: the caller's.
+        unsafe {
+            let (codes, rest) = Self::next_moved(moved(bytes));
+            (codes, moved(rest))
+        }
+    }
+}
+
+/// Keeps the compiler from seeing through it: left alone it turns chains of tripling into multiplications by 9, 27, …,
+/// for which there is no byte instruction.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn horizontal_sums<const R: usize>(totals: [__m256i; R]) -> [i32; R] {
-    let mut sums = [0; R];
-    for (sums, totals) in sums.chunks_mut(4).zip(totals.chunks(4)) {
-        let total = |i: usize| totals.get(i).copied().unwrap_or(_mm256_setzero_si256());
-        let low = _mm256_hadd_epi32(total(0), total(1));
-        let pairs = _mm256_hadd_epi32(low, _mm256_hadd_epi32(total(2), total(3)));
-        let four = _mm_add_epi32(
-            _mm256_castsi256_si128(pairs),
-            _mm256_extracti128_si256::<1>(pairs),
-        );
-        let four = [
-            _mm_extract_epi32::<0>(four),
-            _mm_extract_epi32::<1>(four),
-            _mm_extract_epi32::<2>(four),
-            _mm_extract_epi32::<3>(four),
-        ];
-        sums.iter_mut().zip(four).for_each(|(to, sum)| *to = sum);
+fn opaque(bytes: __m256i) -> __m256i {
+    let mut bytes = bytes;
+    // SAFETY: no instruction at all.
+    unsafe {
+        core::arch::asm!("/* {0} */", inout(ymm_reg) bytes, options(pure, nomem, nostack, preserves_flags));
     }
-    sums
+    bytes
+}
+
+/// Unsigned bytes as signed ones in the same order.
+#[inline(always)]
+unsafe fn moved(bytes: __m256i) -> __m256i {
+    // SAFETY: the caller's.
+    unsafe { _mm256_xor_si256(bytes, _mm256_set1_epi8(-128)) }
+}
+
+/// Signed bytes: `|w|` times `q` with `w`'s sign. `|w| <= 128` and `|q| <= 127`, so pairs do not saturate, but two
+/// pairs would: they are widened one by one.
+struct I8;
+
+impl Format<Avx2> for I8 {
+    const PLANES: usize = 1;
+    const OFFSET: i32 = 0;
+    const STEPS: usize = usize::MAX;
+    type Acc = __m256i;
+    type Tile = __m256i;
+
+    #[inline(always)]
+    unsafe fn zero() -> __m256i {
+        // SAFETY: the caller's.
+        unsafe { _mm256_setzero_si256() }
+    }
+
+    #[inline(always)]
+    unsafe fn add(acc: __m256i, bytes: __m256i, q: &[__m256i; MAX_PLANES]) -> __m256i {
+        // SAFETY: the caller's.
+        unsafe { Self::tile(acc, bytes, q[0]) }
+    }
+
+    #[inline(always)]
+    unsafe fn sums(acc: __m256i) -> __m256i {
+        acc
+    }
+
+    #[inline(always)]
+    unsafe fn next(bytes: __m256i) -> (__m256i, __m256i) {
+        (bytes, bytes)
+    }
+
+    #[inline(always)]
+    unsafe fn tile_zero() -> __m256i {
+        // SAFETY: the caller's.
+        unsafe { _mm256_setzero_si256() }
+    }
+
+    #[inline(always)]
+    unsafe fn tile(tile: __m256i, w: __m256i, q: __m256i) -> __m256i {
+        // SAFETY: the caller's.
+        unsafe {
+            let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(q, w));
+            widen_pairs(tile, pairs)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn widen(sums: __m256i, tile: __m256i) -> __m256i {
+        // SAFETY: the caller's.
+        unsafe { _mm256_add_epi32(sums, tile) }
+    }
 }
 
 float_kernels!(stamp, ["avx2"]);

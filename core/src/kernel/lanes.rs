@@ -23,17 +23,18 @@ pub(crate) fn reduce(a: &[f32], b: &[f32], term: impl Fn(f32, f32) -> f32) -> f3
     for ((lane, &a), &b) in lanes.iter_mut().zip(a.remainder()).zip(b.remainder()) {
         *lane += term(a, b);
     }
-    tree(lanes)
+    tree(lanes, |a, b| a + b)
 }
 
+/// Joins the lanes: `l` with `l + 8`, then `+ 4`, `+ 2`, `+ 1`.
 #[inline(always)]
-fn tree(lanes: [f32; LANES]) -> f32 {
+pub(crate) fn tree(lanes: [f32; LANES], join: impl Fn(f32, f32) -> f32) -> f32 {
     let mut lanes = lanes;
     let mut half = LANES / 2;
     while half > 0 {
         let mut l = 0;
         while l < half {
-            lanes[l % LANES] += lanes[(l + half) % LANES];
+            lanes[l % LANES] = join(lanes[l % LANES], lanes[(l + half) % LANES]);
             l += 1;
         }
         half /= 2;
@@ -53,6 +54,111 @@ pub(crate) fn axpy(y: &mut [f32], s: f32, x: &[f32]) {
     for (y, &x) in y.iter_mut().zip(x) {
         *y += s * x;
     }
+}
+
+/// `y_e += sum_i c(i) * rows[i][e]`, `i` ascending, one chain of additions for each `e`; `rows` is `[n, d]` where `y` is
+/// `[d]`. Blocks of `y` stay in registers while all rows pass, where there are registers to hold them.
+#[inline(always)]
+pub(crate) fn axpys(y: &mut [f32], rows: &[f32], c: impl Fn(usize) -> f32) {
+    let d = y.len();
+    if !WIDE {
+        for (i, row) in rows.chunks_exact(d.max(1)).enumerate() {
+            axpy(y, c(i), row);
+        }
+        return;
+    }
+    let mut at = 0;
+    while at + 64 <= d {
+        axpys_block::<64>(y, at, rows, &c);
+        at += 64;
+    }
+    while at + 16 <= d {
+        axpys_block::<16>(y, at, rows, &c);
+        at += 16;
+    }
+    while at < d {
+        axpys_block::<1>(y, at, rows, &c);
+        at += 1;
+    }
+}
+
+/// [`axpys`] of two vectors over the same rows, which are read once.
+#[inline(always)]
+pub(crate) fn axpys_two(y: &mut [f32], z: &mut [f32], rows: &[f32], c: impl Fn(usize) -> [f32; 2]) {
+    let d = y.len().min(z.len());
+    if !WIDE {
+        for (i, row) in rows.chunks_exact(d.max(1)).enumerate() {
+            let [a, b] = c(i);
+            for ((y, z), &x) in y.iter_mut().zip(z.iter_mut()).zip(row) {
+                *y += a * x;
+                *z += b * x;
+            }
+        }
+        return;
+    }
+    let mut at = 0;
+    while at + 32 <= d {
+        axpys_two_block::<32>(y, z, at, rows, &c);
+        at += 32;
+    }
+    while at + 16 <= d {
+        axpys_two_block::<16>(y, z, at, rows, &c);
+        at += 16;
+    }
+    while at < d {
+        axpys_two_block::<1>(y, z, at, rows, &c);
+        at += 1;
+    }
+}
+
+/// Whether the machine has vector registers to hold a block.
+pub(crate) const WIDE: bool = cfg!(any(
+    target_arch = "x86_64",
+    target_arch = "aarch64",
+    target_arch = "wasm32"
+));
+
+/// Elements `at..at + N` of [`axpys`].
+#[inline(always)]
+fn axpys_block<const N: usize>(y: &mut [f32], at: usize, rows: &[f32], c: impl Fn(usize) -> f32) {
+    let d = y.len().max(1);
+    let Some(y) = y.get_mut(at..).and_then(|y| y.first_chunk_mut::<N>()) else {
+        return;
+    };
+    let mut sums = *y;
+    for (i, row) in rows.chunks_exact(d).enumerate() {
+        if let Some(row) = row.get(at..).and_then(|row| row.first_chunk::<N>()) {
+            let c = c(i);
+            sums.iter_mut().zip(row).for_each(|(y, &x)| *y += c * x);
+        }
+    }
+    *y = sums;
+}
+
+/// Elements `at..at + N` of [`axpys_two`].
+#[inline(always)]
+fn axpys_two_block<const N: usize>(
+    y: &mut [f32],
+    z: &mut [f32],
+    at: usize,
+    rows: &[f32],
+    c: impl Fn(usize) -> [f32; 2],
+) {
+    let d = y.len().max(1);
+    let y = y.get_mut(at..).and_then(|y| y.first_chunk_mut::<N>());
+    let z = z.get_mut(at..).and_then(|z| z.first_chunk_mut::<N>());
+    let Some((y, z)) = y.zip(z) else {
+        return;
+    };
+    let (mut ys, mut zs) = (*y, *z);
+    for (i, row) in rows.chunks_exact(d).enumerate() {
+        if let Some(row) = row.get(at..).and_then(|row| row.first_chunk::<N>()) {
+            let [a, b] = c(i);
+            ys.iter_mut().zip(row).for_each(|(y, &x)| *y += a * x);
+            zs.iter_mut().zip(row).for_each(|(z, &x)| *z += b * x);
+        }
+    }
+    (*y, *z) = (ys, zs);
 }
 
 /// Copies without the length check of `copy_from_slice`, which could panic.
@@ -92,15 +198,17 @@ pub(crate) fn quantise(x: &[f32], codes: &mut [i8]) -> (f32, i32) {
     } else {
         (0.0, 0.0)
     };
+    let Some((codes, padding)) = codes.split_at_mut_checked(x.len()) else {
+        return (0.0, 0);
+    };
     let mut sum = 0i32;
-    let mut codes = codes.iter_mut();
-    for (x, code) in x.iter().zip(codes.by_ref()) {
+    for (x, code) in x.iter().zip(codes) {
         let scaled = if usable { *x * factor } else { 0.0 };
         let q = (scaled + ROUND).to_bits() as i8;
         *code = q;
         sum += i32::from(q);
     }
-    codes.for_each(|code| *code = 0);
+    padding.fill(0);
     (scale, sum)
 }
 
@@ -171,7 +279,7 @@ fn dot_f16(row: &[u16], x: &[f32]) -> f32 {
             *lane += half::f16::from_bits(w).to_f32() * x;
         }
     }
-    tree(lanes)
+    tree(lanes, |a, b| a + b)
 }
 
 /// `exp((x_e - max) / temperature)` in place: the sampler's unnormalised probabilities. NaN counts as impossible.

@@ -2,44 +2,37 @@
 //!
 //! All take one packed row and one quantised activation vector and return the exact i32 sum.
 
-use super::Quantised;
-use crate::model::{Matrix, Weights};
+use super::Product;
+use crate::model::Weights;
+use core::ops::Range;
 
 /// `out[t, r] = row_r . activations_t`, see [`super::Backend::matmul`].
-pub(crate) fn matmul(m: &Matrix<'_>, q: &Quantised<'_>, x: &[f32], out: &mut [f32]) {
-    match m.weights {
-        Weights::T2(data, scale) => {
-            each_row(data, m, q, out, |r| scale.of(r), t2_dot);
-        }
-        Weights::T5(data, scale) => {
-            each_row(data, m, q, out, |r| scale.of(r), t5_dot);
-        }
-        Weights::I8(data, scales) => {
-            each_row(
-                data,
-                m,
-                q,
-                out,
-                |r| super::at(scales, r),
-                |row, q, _| i8_dot(row, q),
-            );
-        }
-        Weights::Float(data) => super::float_rows(data, m, x, out),
+pub(crate) fn product(p: &Product<'_>, rows: Range<usize>) {
+    match p.m.weights {
+        Weights::T2(data, scale) => each_row(data, p, rows, |r| scale.of(r), t2_dot),
+        Weights::T5(data, scale) => each_row(data, p, rows, |r| scale.of(r), t5_dot),
+        Weights::I8(data, scales) => each_row(
+            data,
+            p,
+            rows,
+            |r| super::at(scales, r),
+            |row, q, _| i8_dot(row, q),
+        ),
+        Weights::Float(data) => super::float_rows(data, p, rows),
     }
 }
 
 #[inline(always)]
 fn each_row<W>(
     data: &[W],
-    m: &Matrix<'_>,
-    q: &Quantised<'_>,
-    out: &mut [f32],
+    p: &Product<'_>,
+    rows: Range<usize>,
     scale: impl Fn(usize) -> f32,
     dot: impl Fn(&[W], &[i8], i32) -> i32,
 ) {
-    let width = super::row_width(data, m);
+    let width = super::row_width(data, p.m);
     let dot = |r, q: &[i8], sum| [dot(super::row(data, r, width), q, sum)];
-    super::rows(0..m.rows, m, q, out, scale, dot);
+    super::rows(rows, p, scale, dot);
 }
 
 /// `sum_i T_i q_i` over one `t2` row, as `sum_i (T_i + 1) q_i - sum_i q_i`: bits `2p..2p+2` of a byte hold weight + 1

@@ -15,8 +15,11 @@ macro_rules! float_kernels {
             fn lanes::dot_stored(weights: crate::model::Floats<'_>, x: &[f32]) -> f32;
             fn lanes::softmax_terms(x: &mut [f32], max: f32, temperature: f32);
             fn lanes::rotate(x: &mut [f32], row: &[f32]);
+            fn attention::attend(tile: &attention::Tile<'_>, queries: &mut attention::Queries<'_>);
+            fn attention::widen_tile(from: crate::model::Floats<'_>, to: &mut [f32]);
             fn ttt::ttt_step(head: &mut ttt::TttHead<'_, '_>, token: &ttt::TttToken<'_>, temp: &mut [f32], out: &mut [f32]);
             fn ttt::ttt_close(head: &mut ttt::TttHead<'_, '_>, tau: f32, temp: &mut [f32]) -> bool;
+            fn lite::lite_step(w: &mut [f32], step: lite::LiteStep, f: &mut [f32], p: &mut [f32]) -> bool;
         }
     };
 }
@@ -39,6 +42,14 @@ macro_rules! dispatch {
                     #[cfg(target_arch = "x86_64")]
                     // SAFETY: a `Kind::Avx2` exists only where `all` found AVX2.
                     Kind::Avx2 => unsafe { avx2::$name($($arg),*) },
+                    #[cfg(target_arch = "x86_64")]
+                    // SAFETY: a `Kind::Avx512` exists only where `all` found AVX-512 and VNNI.
+                    Kind::Avx512 | Kind::Amx => unsafe { avx512::$name($($arg),*) },
+                    // The shared bodies have these instructions already: they are part of the target.
+                    #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+                    Kind::Neon(_) => $module::$name($($arg),*),
+                    #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+                    Kind::Wasm => $module::$name($($arg),*),
                 }
             })*
         }

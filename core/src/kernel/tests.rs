@@ -5,6 +5,12 @@ use crate::model::{Scale, Weights};
 use proptest::prelude::*;
 use std::vec::Vec;
 
+/// Every backend of this machine, AMX where the system allows it.
+fn backends() -> impl Iterator<Item = Backend> {
+    Backend::request_amx();
+    Backend::all()
+}
+
 /// Weights of a packed row by the definition in docs/FORMAT.md, one at a time.
 fn unpack(row: &[u8], cols: usize, planes: usize) -> Vec<i32> {
     let trit = |byte: u8, plane: usize| match planes {
@@ -20,23 +26,57 @@ fn unpack(row: &[u8], cols: usize, planes: usize) -> Vec<i32> {
         .collect()
 }
 
-fn quantised(x: &[f32]) -> (Vec<i8>, Vec<f32>, Vec<i32>) {
-    let mut codes = std::vec![0; crate::memory::padded(x.len())];
-    let (scale, sum) = lanes::quantise(x, &mut codes);
-    (codes, std::vec![scale], std::vec![sum])
+/// Codes, scales and sums of the tokens of `x [n, cols]`.
+fn quantised(x: &[f32], cols: usize) -> (Vec<i8>, Vec<f32>, Vec<i32>) {
+    let mut all = (Vec::new(), Vec::new(), Vec::new());
+    for x in x.chunks(cols) {
+        let mut codes = std::vec![0; crate::memory::padded(cols)];
+        let (scale, sum) = lanes::quantise(x, &mut codes);
+        all.0.extend(codes);
+        all.1.push(scale);
+        all.2.push(sum);
+    }
+    all
 }
 
 fn products(m: &Matrix<'_>, x: &[f32], backend: Backend) -> Vec<u32> {
-    let (codes, scales, sums) = quantised(x);
+    let (codes, scales, sums) = quantised(x, m.cols);
     let q = Quantised {
-        stride: codes.len(),
+        stride: crate::memory::padded(m.cols),
         codes: &codes,
         scales: &scales,
         sums: &sums,
     };
-    let mut out = std::vec![0.0; m.rows];
-    backend.matmul(m, &q, x, &mut out);
+    let mut out = std::vec![0.0; m.rows * scales.len()];
+    backend.matmul(&Alone, &q, x, [(m, &mut out)]);
     out.into_iter().map(f32::to_bits).collect()
+}
+
+/// What `out[t, r]` has to be, bit for bit.
+fn expected(rows: &[Vec<i32>], x: &[f32], scale: f32) -> Vec<u32> {
+    let cols = rows[0].len();
+    let (codes, scales, _) = quantised(x, cols);
+    let mut all = Vec::new();
+    for (codes, token) in codes.chunks(crate::memory::padded(cols)).zip(scales) {
+        for row in rows {
+            let products = row.iter().zip(codes).map(|(&w, &q)| w * i32::from(q));
+            all.push((products.sum::<i32>() as f32 * (token * scale)).to_bits());
+        }
+    }
+    all
+}
+
+/// Small shapes of every kind, and some wider than a panel.
+fn shapes() -> impl Strategy<Value = (usize, usize, usize)> {
+    let small = (1usize..900, 1usize..40, 1usize..10);
+    prop_oneof![4 => small, 1 => (1900usize..4500, 1usize..6, 1usize..6)]
+}
+
+fn activations(count: usize, seed: u64) -> Vec<f32> {
+    let next = |i: u64| (seed | 1).wrapping_mul(i * 2 + 1) >> 40;
+    (0..count as u64)
+        .map(|i| next(i) as f32 / 4e6 - 2.0)
+        .collect()
 }
 
 /// One macro, the same properties for every packed type: the oracle's numbers, on every backend, for any bytes,
@@ -45,18 +85,14 @@ macro_rules! packed_dot_properties {
     ($name:ident, $weights:ident, $planes:expr, $dtype:ident) => {
         proptest! {
             #[test]
-            fn $name(cols in 1usize..900, rows in 1usize..4, seed in any::<u64>(), x in prop::collection::vec(-3.0f32..3.0, 900)) {
+            fn $name((cols, rows, tokens) in shapes(), seed in any::<u64>()) {
                 let width = crate::format::DType::$dtype.row_bytes(cols as u64) as usize;
                 let bytes: Vec<u8> = (0..rows * width).map(|i| (seed.wrapping_mul(i as u64 * 2 + 1) >> 23) as u8).collect();
                 let m = Matrix { rows, cols, weights: Weights::$weights(&bytes, Scale::Tensor(0.5)) };
-                let x = &x[..cols];
-                let (codes, scales, _) = quantised(x);
-                let expected: Vec<u32> = bytes.chunks(width).map(|row| {
-                    let sum: i32 = unpack(row, cols, $planes).iter().zip(&codes).map(|(&t, &q)| t * i32::from(q)).sum();
-                    (sum as f32 * (scales[0] * 0.5)).to_bits()
-                }).collect();
-                for backend in Backend::all() {
-                    prop_assert_eq!(&products(&m, x, backend), &expected, "{}", backend.name());
+                let x = activations(tokens * cols, seed);
+                let weights: Vec<_> = bytes.chunks(width).map(|row| unpack(row, cols, $planes)).collect();
+                for backend in backends() {
+                    prop_assert_eq!(&products(&m, &x, backend), &expected(&weights, &x, 0.5), "{}", backend.name());
                 }
             }
         }
@@ -66,21 +102,52 @@ macro_rules! packed_dot_properties {
 packed_dot_properties!(t2_products_equal_the_oracle_on_every_backend, T2, 4, T2);
 packed_dot_properties!(t5_products_equal_the_oracle_on_every_backend, T5, 5, T5);
 
+/// The tiles' way, with tiles in plain Rust: all of it but the instructions themselves.
+#[cfg(target_arch = "x86_64")]
+mod tiles {
+    use super::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(12))]
+
+        #[test]
+        fn products_in_tiles_equal_those_of_scalar(cols in 1usize..2600, rows in 1usize..70, tokens in 30usize..70, seed in any::<u64>()) {
+            if !has_vnni() {
+                return Ok(()); // the tiles are filled by AVX-512
+            }
+            let width = crate::format::DType::T5.row_bytes(cols as u64) as usize;
+            let bytes: Vec<u8> = (0..rows * width).map(|i| (seed.wrapping_mul(i as u64 * 2 + 1) >> 23) as u8).collect();
+            let (codes, scales, sums) = quantised(&activations(tokens * cols, seed), cols);
+            let q = Quantised { stride: crate::memory::padded(cols), codes: &codes, scales: &scales, sums: &sums };
+            let m = Matrix { rows, cols, weights: Weights::T5(&bytes, Scale::Tensor(0.5)) };
+            let mut out = std::vec![0.0; rows * tokens];
+            let p = Product { m: &m, q: &q, x: &[], out: Shared::new(&mut out) };
+            // SAFETY: AVX-512 is there.
+            unsafe { amx::tests::software(&p, 0..rows) };
+            let mut expected = std::vec![0.0; rows * tokens];
+            Backend::SCALAR.matmul(&Alone, &q, &[], [(&m, &mut expected)]);
+            prop_assert_eq!(out, expected);
+        }
+    }
+}
+
 proptest! {
     #[test]
-    fn i8_products_equal_the_oracle_on_every_backend(cols in 1usize..400, w in prop::collection::vec(any::<i8>(), 400), x in prop::collection::vec(-3.0f32..3.0, 400)) {
-        let m = Matrix { rows: 1, cols, weights: Weights::I8(&w[..cols], &[0.25]) };
-        let (codes, scales, _) = quantised(&x[..cols]);
-        let sum: i32 = w[..cols].iter().zip(&codes).map(|(&w, &q)| i32::from(w) * i32::from(q)).sum();
-        for backend in Backend::all() {
-            prop_assert_eq!(products(&m, &x[..cols], backend), [(sum as f32 * (scales[0] * 0.25)).to_bits()]);
+    fn i8_products_equal_the_oracle_on_every_backend((cols, rows, tokens) in shapes(), seed in any::<u64>()) {
+        let w: Vec<i8> = (0..rows * cols).map(|i| (seed.wrapping_mul(i as u64 * 2 + 1) >> 23) as i8).collect();
+        let scales = std::vec![0.25; rows];
+        let m = Matrix { rows, cols, weights: Weights::I8(&w, &scales) };
+        let x = activations(tokens * cols, seed);
+        let weights: Vec<_> = w.chunks(cols).map(|row| row.iter().map(|&w| i32::from(w)).collect()).collect();
+        for backend in backends() {
+            prop_assert_eq!(&products(&m, &x, backend), &expected(&weights, &x, 0.25), "{}", backend.name());
         }
     }
 
     #[test]
     fn quantised_codes_round_half_to_even_and_never_leave_the_range(bits in prop::collection::vec(any::<u32>(), 1..200)) {
         let x: Vec<f32> = bits.iter().map(|&b| f32::from_bits(b)).collect();
-        let (codes, scales, sums) = quantised(&x);
+        let (codes, scales, sums) = quantised(&x, x.len());
         let absmax = x.iter().fold(0.0f32, |max, x| if x.is_nan() { f32::NAN } else { max.max(x.abs()) });
         let usable = x.iter().all(|x| x.is_finite()) && absmax >= 2.0f32.powi(-100);
         for (x, &code) in x.iter().zip(&codes) {
@@ -109,7 +176,7 @@ proptest! {
             let all = normed.into_iter().chain(gated).chain(terms).chain([scale, dot]);
             (all.map(f32::to_bits).collect::<Vec<_>>(), codes)
         };
-        for backend in Backend::all() {
+        for backend in backends() {
             prop_assert_eq!(run(backend), run(Backend::SCALAR), "{}", backend.name());
         }
         prop_assert!(rest.len() >= 300);
@@ -119,7 +186,7 @@ proptest! {
     fn stored_halves_and_floats_of_the_same_values_give_the_same_dot(x in prop::collection::vec(-9.0f32..9.0, 1..100)) {
         let halves: Vec<u16> = x.iter().map(|&x| half::f16::from_f32(x).to_bits()).collect();
         let widened: Vec<f32> = halves.iter().map(|&b| half::f16::from_bits(b).to_f32()).collect();
-        for backend in Backend::all() {
+        for backend in backends() {
             let (a, b) = (backend.dot_stored(Floats::F16(&halves), &x), backend.dot_stored(Floats::F32(&widened), &x));
             prop_assert_eq!(a.to_bits(), b.to_bits());
         }
@@ -142,27 +209,98 @@ fn sums_follow_the_lanes_and_the_tree() {
 #[test]
 fn an_update_that_is_not_finite_is_dropped_and_leaves_the_weights() {
     let d = 4;
-    for poison in [f32::NAN, f32::INFINITY, 1e30] {
-        let mut fast = std::vec![0.5; d * d + d];
-        let mut keys = std::vec![poison; 2 * d];
-        let (mut grads, mut rates) = (std::vec![1.0; 2 * d], std::vec![0.1; 2]);
-        let (ones, zeros) = (std::vec![1.0; d], std::vec![0.0; d * d]);
+    let (ones, zeros) = (std::vec![1.0; d], std::vec![0.0; d * d]);
+    let start = [Floats::F32(&zeros), Floats::F32(&zeros[..d])];
+    for (poison, at) in [f32::NAN, f32::INFINITY, 1e30]
+        .map(|p| [(p, 0), (p, 1)])
+        .concat()
+    {
+        let mut inputs = [0.5, 0.5].map(|x| std::vec![x; 2 * d]);
+        inputs[at].fill(poison);
+        let (mut grads, mut rates) = ([(); 2].map(|_| std::vec![1.0; 2 * d]), std::vec![0.1; 2]);
+        let mut fast = [(); 2].map(|_| std::vec![0.5; d * d + d]);
+        let mut parts = fast.iter_mut().zip(&mut inputs).zip(&mut grads);
+        let mut layer = || {
+            let ((fast, inputs), grads) = parts.next()?;
+            Some(ttt::FastLayer {
+                fast,
+                inputs,
+                grads,
+                start,
+                width: d,
+            })
+        };
         let mut head = ttt::TttHead {
-            fast: &mut fast,
-            keys: &mut keys,
-            grads: &mut grads,
+            first: layer().unwrap(),
+            second: layer(),
             rates: &mut rates,
-            ln_scale: &ones,
-            ln_bias: &zeros[..d],
-            ln_eps: 1e-6,
-            w0: Floats::F32(&zeros),
-            u0: Floats::F32(&zeros[..d]),
+            norm: ttt::InnerNorm {
+                scale: &ones,
+                bias: &zeros[..d],
+                eps: 1e-6,
+            },
             decay: Some(0.5),
         };
         assert!(!Backend::detect().ttt_close(&mut head, 0.5, &mut [0.0; 8]));
         assert!(
-            fast.iter().all(|&w| w == 0.5),
-            "{poison} reached the fast weights"
+            fast.concat().iter().all(|&w| w == 0.5),
+            "{poison} at the input of layer {at} reached the fast weights"
         );
+    }
+}
+
+/// Every weight and every activation as large as it can be, over the widest row there is.
+#[test]
+fn the_widest_rows_do_not_overflow_on_any_backend() {
+    let cols = 131_072; // docs/NUMERICS.md, rule 1
+    let width = |dtype: crate::format::DType| dtype.row_bytes(cols as u64) as usize;
+    let bytes = std::vec![0xFF; width(crate::format::DType::T2)];
+    let (t2, t5) = (&bytes[..], &bytes[..width(crate::format::DType::T5)]);
+    for (w, q) in [(i8::MIN, -1.0), (i8::MIN, 1.0), (i8::MAX, 1.0)] {
+        let whole = std::vec![w; cols];
+        for tokens in [1, 3] {
+            let x = std::vec![q; tokens * cols];
+            for (weights, weight) in [
+                (Weights::T2(t2, Scale::Tensor(1.0)), 2),
+                (Weights::T5(t5, Scale::Tensor(1.0)), 1),
+                (Weights::I8(&whole, &[1.0]), i32::from(w)),
+            ] {
+                let m = Matrix {
+                    rows: 1,
+                    cols,
+                    weights,
+                };
+                let expected = expected(&[std::vec![weight; cols]], &x, 1.0);
+                for backend in backends() {
+                    assert_eq!(products(&m, &x, backend), expected, "{}", backend.name());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_delta_step_that_is_not_finite_is_dropped_and_leaves_the_matrix() {
+    let step = |rate| lite::LiteStep {
+        rate: Some(rate),
+        decay: Some(0.5),
+    };
+    for (rate, f) in [(1.0, f32::NAN), (1.0, f32::INFINITY), (1e9, 1.0)] {
+        let (mut w, mut f, mut p) = (std::vec![0.125; 16], std::vec![f; 4], [0.0; 4]);
+        assert!(!Backend::detect().lite_step(&mut w, step(rate), &mut f, &mut p));
+        assert!(w.iter().all(|&w| w == 0.125), "{rate}");
+    }
+    let (mut w, mut f, mut p) = (std::vec![0.125; 16], std::vec![1.0; 4], [0.0; 4]);
+    assert!(Backend::detect().lite_step(&mut w, step(0.5), &mut f, &mut p));
+    assert!(w.iter().all(|&w| w != 0.125 && w.is_finite()));
+}
+
+/// `cargo xtask test` compiles this with every choice of `--cfg bitttt_backend` and says what has to come of it.
+#[test]
+fn detection_gives_what_was_chosen() {
+    match std::env::var("BITTTT_EXPECTED_CHOICE") {
+        Ok(name) => assert_eq!(Backend::detect().name(), name),
+        Err(_) if FORCED.is_none() => assert_eq!(Some(Backend::detect()), Backend::all().last()),
+        Err(_) => {}
     }
 }

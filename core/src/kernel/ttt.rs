@@ -1,37 +1,53 @@
-//! TTT-Linear's arithmetic, one head at a time, over the same lanes as [`super::lanes`].
+//! TTT's arithmetic, one head at a time, over the same lanes as [`super::lanes`]: the fast weights of one affine layer,
+//! and the head of TTT-Linear that is one such layer. [`super::ttt_mlp`] makes a head of two.
+//!
+//! What both kinds of heads share is one function where flash is short, and part of its caller where instructions are
+//! chosen at run time.
 //!
 //! Invariant: whatever comes in, the fast weights stay finite and within [`FAST_LIMIT`].
 
-use super::lanes::{axpy, copy, dot, reduce};
-use crate::math::sqrt;
+use super::lanes::{axpys, axpys_two, copy, dot, reduce};
+use crate::math::{clamp, sqrt};
 use crate::model::Floats;
 
-/// One TTT-Linear head at one token; all slices belong to this head.
+/// Largest magnitude that a fast weight may take: trained states are of order one, so only a runaway meets it.
+pub(crate) const FAST_LIMIT: f32 = 65_536.0;
+
+/// One head at one token; all slices belong to this head.
 pub(crate) struct TttHead<'s, 'w> {
-    /// Fast weights `W [d, d]`, input-major, followed by `u [d]`.
-    pub fast: &'s mut [f32],
-    /// Keys of the open mini-batch `[b, d]`.
-    pub keys: &'s mut [f32],
-    /// Inner gradients of the open mini-batch `[b, d]`.
-    pub grads: &'s mut [f32],
+    /// From keys and queries `[d]` to predictions `[d]`, or to the hidden layer `[4d]`.
+    pub first: FastLayer<'s, 'w>,
+    /// TTT-MLP's layer from the hidden activations to predictions `[d]`.
+    pub second: Option<FastLayer<'s, 'w>>,
     /// Inner learning rates of the open mini-batch `[b]`; 0 for a token read while frozen.
     pub rates: &'s mut [f32],
-    /// Layer norm scale `[d]`.
-    pub ln_scale: &'w [f32],
-    /// Layer norm bias `[d]`.
-    pub ln_bias: &'w [f32],
-    /// Layer norm epsilon.
-    pub ln_eps: f32,
-    /// Initial fast weights `[d, d]`.
-    pub w0: Floats<'w>,
-    /// Initial bias `[d]`.
-    pub u0: Floats<'w>,
+    /// The norm behind the predictions.
+    pub norm: InnerNorm<'w>,
     /// Anchor decay, if the layer has one.
     pub decay: Option<f32>,
 }
 
-/// Largest magnitude that a fast weight may take: trained states are of order one, so only a runaway meets it.
-pub(crate) const FAST_LIMIT: f32 = 65_536.0;
+/// An affine layer `x W + u` of fast weights.
+pub(crate) struct FastLayer<'s, 'w> {
+    /// `W [inputs, width]`, input-major, followed by `u [width]`.
+    pub fast: &'s mut [f32],
+    /// Its inputs in the open mini-batch `[b, inputs]`.
+    pub inputs: &'s mut [f32],
+    /// Gradients of the inner loss with respect to its outputs in the open mini-batch `[b, width]`.
+    pub grads: &'s mut [f32],
+    /// Initial `W`, row by row, and initial `u`.
+    pub start: [Floats<'w>; 2],
+    /// Outputs.
+    pub width: usize,
+}
+
+/// Layer norm with scale `[d]` and bias `[d]`.
+#[derive(Clone, Copy)]
+pub(crate) struct InnerNorm<'w> {
+    pub scale: &'w [f32],
+    pub bias: &'w [f32],
+    pub eps: f32,
+}
 
 /// A token's inputs to a head.
 pub(crate) struct TttToken<'a> {
@@ -50,78 +66,202 @@ pub(crate) struct TttToken<'a> {
 }
 
 impl TttHead<'_, '_> {
-    /// The dual form (Sun et al. 2024, section 2.5), token by token:
+    /// The dual form of TTT-Linear (Sun et al. 2024, section 2.5), token by token:
     /// `o = q + LN(q W + u - sum_{j<=i} tau_i lr_j ((q . k_j) + 1) g_j)`, with `W, u` as at the start of the
     /// mini-batch. `temp` holds `2 d` words; `out` is `[d]`.
     #[inline(always)]
-    pub(crate) fn step(&mut self, token: &TttToken<'_>, temp: &mut [f32], out: &mut [f32]) {
-        let d = out.len().max(1);
-        let Some((z, zq)) = temp.split_at_mut_checked(d) else {
+    fn step_linear(&mut self, token: &TttToken<'_>, temp: &mut [f32], out: &mut [f32]) {
+        let Some((z, zq)) = temp.split_at_mut_checked(out.len()) else {
             return;
         };
-        self.predict(token, z, zq);
-        self.remember(token, z);
-        let open = self
-            .keys
-            .chunks_exact(d)
-            .zip(self.grads.chunks_exact(d))
-            .zip(self.rates.iter());
-        for ((key, grad), &rate) in open.take(token.i + 1) {
-            let coefficient = (token.tau * rate) * (dot(token.q, key) + 1.0);
-            axpy(zq, -coefficient, grad);
-        }
-        layer_norm(zq, self.ln_eps);
-        let affine = zq.iter().zip(self.ln_scale).zip(self.ln_bias);
-        for ((out, &q), ((&n, &scale), &bias)) in out.iter_mut().zip(token.q).zip(affine) {
-            *out = q + (n * scale + bias);
-        }
-    }
-
-    /// `z = k W + u` and `zq = q W + u` in one pass over `W`.
-    #[inline(always)]
-    fn predict(&self, token: &TttToken<'_>, z: &mut [f32], zq: &mut [f32]) {
-        let d = z.len();
-        let u = self.fast.get(d * d..).unwrap_or(&[]);
-        copy(z, u);
-        copy(zq, u);
-        for ((row, &k), &q) in self.fast.chunks_exact(d).zip(token.k).zip(token.q) {
-            for ((z, zq), &w) in z.iter_mut().zip(zq.iter_mut()).zip(row) {
-                *z += k * w;
-                *zq += q * w;
-            }
-        }
-    }
-
-    /// Stores key, learning rate and inner gradient of a token: the gradient of `1/2 ||LN(z) - (v - k)||^2` with
-    /// respect to `z`. A frozen token stores zeros.
-    #[inline(always)]
-    fn remember(&mut self, token: &TttToken<'_>, z: &mut [f32]) {
-        let d = z.len();
-        let at = token.i * d..(token.i + 1) * d;
-        let (Some(key), Some(grad)) = (self.keys.get_mut(at.clone()), self.grads.get_mut(at))
-        else {
-            return;
-        };
-        if let Some(rate) = self.rates.get_mut(token.i) {
-            *rate = token.rate.unwrap_or(0.0);
-        }
-        if token.rate.is_none() {
+        self.first.apply_two([token.k, token.q], z, zq);
+        let (key, grad) = self.first.open(token.i);
+        if token.rate.is_some() {
+            copy(key, token.k);
+            self.norm.gradient(token, z, grad);
+        } else {
             key.fill(0.0);
             grad.fill(0.0);
-            return;
         }
-        copy(key, token.k);
-        let inverse = layer_norm(z, self.ln_eps);
+        self.first.correct(self.rates, token, token.q, zq);
+        self.norm.predict(token, zq, out);
+    }
+
+    /// Ends a mini-batch: `W <- W0 + (1 - lambda)(W - W0) - sum_i tau lr_i k_i^T g_i`, `u` likewise.
+    /// A mini-batch without a learned token changes nothing. Returns false if the update was not finite (or beyond
+    /// [`FAST_LIMIT`]) and was dropped. `temp` holds the words of the widest row.
+    #[inline(always)]
+    fn close(&mut self, tau: f32, temp: &mut [f32]) -> bool {
+        if self.rates.iter().all(|&rate| rate == 0.0) {
+            return true;
+        }
+        let bounded = |layer: &FastLayer<'_, '_>| layer.is_bounded(self.rates, tau);
+        if !bounded(&self.first) || !self.second.as_ref().is_none_or(bounded) {
+            return false;
+        }
+        self.first.update(self.rates, tau, self.decay, temp);
+        if let Some(second) = &mut self.second {
+            second.update(self.rates, tau, self.decay, temp);
+        }
+        true
+    }
+}
+
+impl FastLayer<'_, '_> {
+    fn weights(&self) -> (&[f32], &[f32]) {
+        let w = self.fast.len().saturating_sub(self.width);
+        self.fast.split_at_checked(w).unwrap_or_default()
+    }
+
+    /// `z = x W + u`.
+    #[cfg_attr(target_os = "none", inline(never))]
+    #[cfg_attr(not(target_os = "none"), inline(always))]
+    pub fn apply(&self, x: &[f32], z: &mut [f32]) {
+        let (w, u) = self.weights();
+        copy(z, u);
+        axpys(z, w, |i| at(x, i));
+    }
+
+    /// The same of two inputs in one pass over `W`.
+    #[cfg_attr(target_os = "none", inline(never))]
+    #[cfg_attr(not(target_os = "none"), inline(always))]
+    pub fn apply_two(&self, [x, y]: [&[f32]; 2], zx: &mut [f32], zy: &mut [f32]) {
+        let (w, u) = self.weights();
+        copy(zx, u);
+        copy(zy, u);
+        axpys_two(zx, zy, w, |i| [at(x, i), at(y, i)]);
+    }
+
+    /// `W`'s row of an input.
+    #[inline(always)]
+    pub fn row(&self, input: usize) -> &[f32] {
+        let range = input * self.width..(input + 1) * self.width;
+        self.fast.get(range).unwrap_or(&[])
+    }
+
+    /// Where token `i` of the open mini-batch leaves its input and gradient.
+    #[inline(always)]
+    pub fn open(&mut self, i: usize) -> (&mut [f32], &mut [f32]) {
+        let inputs = self.inputs_width();
+        let row = |width: usize| i * width..(i + 1) * width;
+        (
+            self.inputs.get_mut(row(inputs)).unwrap_or_default(),
+            self.grads.get_mut(row(self.width)).unwrap_or_default(),
+        )
+    }
+
+    /// What token `i` has left there.
+    #[inline(always)]
+    pub fn opened(&self, i: usize) -> (&[f32], &[f32]) {
+        let row = |width: usize| i * width..(i + 1) * width;
+        (
+            self.inputs.get(row(self.inputs_width())).unwrap_or(&[]),
+            self.grads.get(row(self.width)).unwrap_or(&[]),
+        )
+    }
+
+    /// Inputs.
+    #[inline(always)]
+    fn inputs_width(&self) -> usize {
+        (self.fast.len() / self.width.max(1)).saturating_sub(1)
+    }
+
+    /// `z -= sum_{j<=i} tau_i lr_j ((x . x_j) + 1) g_j` over the open mini-batch's inputs `x_j`: what its gradient steps
+    /// so far change about `x W + u`.
+    #[cfg_attr(target_os = "none", inline(never))]
+    #[cfg_attr(not(target_os = "none"), inline(always))]
+    pub fn correct(&self, rates: &[f32], token: &TttToken<'_>, x: &[f32], z: &mut [f32]) {
+        const GROUP: usize = 16; // coefficients that are made before they are used
+        let (width, inputs) = (z.len().max(1), x.len().max(1));
+        let open = token.i + 1;
+        let own = |all: usize| open.saturating_mul(all);
+        let keys = self.inputs.get(..own(inputs)).unwrap_or_default();
+        let grads = self.grads.get(..own(width)).unwrap_or_default();
+        let groups = keys
+            .chunks(inputs.saturating_mul(GROUP))
+            .zip(grads.chunks(width.saturating_mul(GROUP)));
+        for ((keys, grads), rates) in groups.zip(rates.chunks(GROUP)) {
+            let mut coefficients = [0.0; GROUP];
+            let each = coefficients
+                .iter_mut()
+                .zip(keys.chunks_exact(inputs))
+                .zip(rates);
+            for ((c, key), &rate) in each {
+                *c = -((token.tau * rate) * (dot(x, key) + 1.0));
+            }
+            axpys(z, grads, |j| at(&coefficients, j));
+        }
+    }
+
+    /// Takes the gradient steps of a whole mini-batch.
+    #[cfg_attr(target_os = "none", inline(never))]
+    #[cfg_attr(not(target_os = "none"), inline(always))]
+    fn update(&mut self, rates: &[f32], tau: f32, decay: Option<f32>, temp: &mut [f32]) {
+        let (width, inputs) = (self.width.max(1), self.inputs_width());
+        let Some(anchor) = temp.get_mut(..width) else {
+            return;
+        };
+        let [w0, u0] = self.start;
+        for (r, row) in self.fast.chunks_exact_mut(width).enumerate() {
+            if let Some(decay) = decay {
+                let stored = if r < inputs { w0.row(r, width) } else { u0 };
+                stored.copy_to(anchor);
+                let keep = 1.0 - decay;
+                row.iter_mut()
+                    .zip(anchor.iter())
+                    .for_each(|(w, &a)| *w = a + keep * (*w - a));
+            }
+            axpys(row, self.grads, |j| {
+                // behind W comes u, whose input is 1
+                let x = if r < inputs {
+                    at(self.inputs, j * inputs + r)
+                } else {
+                    1.0
+                };
+                -((tau * at(rates, j)) * x)
+            });
+            row.iter_mut()
+                .for_each(|w| *w = clamp(*w, -FAST_LIMIT, FAST_LIMIT));
+        }
+    }
+
+    /// Whether `sum_i |tau lr_i| max|x_i| max|g_i|`, which bounds every element of the update, is finite and
+    /// below [`FAST_LIMIT`]. NaN anywhere makes it false.
+    #[cfg_attr(target_os = "none", inline(never))]
+    #[cfg_attr(not(target_os = "none"), inline(always))]
+    fn is_bounded(&self, rates: &[f32], tau: f32) -> bool {
+        let (width, inputs) = (self.width.max(1), self.inputs_width().max(1));
+        let mut bound = 0.0f32;
+        let open = self
+            .inputs
+            .chunks_exact(inputs)
+            .zip(self.grads.chunks_exact(width))
+            .zip(rates);
+        for ((x, grad), &rate) in open {
+            let x = largest(x.iter().copied());
+            let x = if x <= 1.0 { 1.0 } else { x }; // NaN stays
+            bound += ((tau * rate).abs() * x) * largest(grad.iter().copied());
+        }
+        bound < FAST_LIMIT
+    }
+}
+
+impl InnerNorm<'_> {
+    /// The gradient of `1/2 ||LN(z) - (v - k)||^2` with respect to `z`, which is normalised in place.
+    #[cfg_attr(target_os = "none", inline(never))]
+    #[cfg_attr(not(target_os = "none"), inline(always))]
+    pub fn gradient(&self, token: &TttToken<'_>, z: &mut [f32], grad: &mut [f32]) {
+        let inverse = layer_norm(z, self.eps);
         let inputs = z
             .iter()
             .zip(token.v)
             .zip(token.k)
-            .zip(self.ln_scale)
-            .zip(self.ln_bias);
+            .zip(self.scale)
+            .zip(self.bias);
         for (g, ((((&n, &v), &k), &scale), &bias)) in grad.iter_mut().zip(inputs) {
             *g = ((n * scale + bias) - (v - k)) * scale;
         }
-        let width = d as f32;
+        let width = z.len() as f32;
         let mean = reduce(grad, grad, |g, _| g) / width;
         let along = dot(grad, z) / width;
         for (g, &n) in grad.iter_mut().zip(z.iter()) {
@@ -129,75 +269,33 @@ impl TttHead<'_, '_> {
         }
     }
 
-    /// Ends a mini-batch: `W <- W0 + (1 - lambda)(W - W0) - sum_i tau lr_i k_i^T g_i`, `u` likewise.
-    /// A mini-batch without a learned token changes nothing. Returns false if the update was not finite (or beyond
-    /// [`FAST_LIMIT`]) and was dropped. `temp` holds `d` words.
-    #[inline(always)]
-    pub(crate) fn close(&mut self, tau: f32, temp: &mut [f32]) -> bool {
-        let d = self.ln_scale.len().max(1);
-        if self.rates.iter().all(|&rate| rate == 0.0) {
-            return true;
+    /// `q + LN(z)`; normalises `z` in place.
+    #[cfg_attr(target_os = "none", inline(never))]
+    #[cfg_attr(not(target_os = "none"), inline(always))]
+    pub fn predict(&self, token: &TttToken<'_>, z: &mut [f32], out: &mut [f32]) {
+        layer_norm(z, self.eps);
+        let affine = z.iter().zip(self.scale).zip(self.bias);
+        for ((out, &q), ((&n, &scale), &bias)) in out.iter_mut().zip(token.q).zip(affine) {
+            *out = q + (n * scale + bias);
         }
-        if !self.update_is_bounded(tau, d) {
-            return false;
-        }
-        let Some(anchor) = temp.get_mut(..d) else {
-            return true;
-        };
-        for (r, row) in self.fast.chunks_exact_mut(d).enumerate() {
-            if let Some(decay) = self.decay {
-                let stored = if r < d { self.w0.row(r, d) } else { self.u0 };
-                stored.copy_to(anchor);
-                let keep = 1.0 - decay;
-                row.iter_mut()
-                    .zip(anchor.iter())
-                    .for_each(|(w, &a)| *w = a + keep * (*w - a));
-            }
-            let open = self
-                .keys
-                .chunks_exact(d)
-                .zip(self.grads.chunks_exact(d))
-                .zip(self.rates.iter());
-            for ((key, grad), &rate) in open {
-                let k = key.get(r).copied().unwrap_or(1.0); // past the last row of W comes u, whose key is 1
-                axpy(row, -((tau * rate) * k), grad);
-            }
-            row.iter_mut()
-                .for_each(|w| *w = crate::math::clamp(*w, -FAST_LIMIT, FAST_LIMIT));
-        }
-        true
     }
+}
 
-    /// Whether `sum_i |tau lr_i| max|k_i| max|g_i|`, which bounds every element of the update, is finite and
-    /// below [`FAST_LIMIT`]. NaN anywhere makes it false.
-    #[inline(always)]
-    fn update_is_bounded(&self, tau: f32, d: usize) -> bool {
-        let mut bound = 0.0f32;
-        let open = self
-            .keys
-            .chunks_exact(d)
-            .zip(self.grads.chunks_exact(d))
-            .zip(self.rates.iter());
-        for ((key, grad), &rate) in open {
-            let k = largest(key);
-            let k = if k <= 1.0 { 1.0 } else { k }; // NaN stays
-            bound += ((tau * rate).abs() * k) * largest(grad);
-        }
-        bound < FAST_LIMIT
-    }
+/// Element `i`, which is there.
+#[inline(always)]
+fn at(x: &[f32], i: usize) -> f32 {
+    x.get(i).copied().unwrap_or(0.0)
 }
 
 /// `max|x_e|`; NaN if any element is NaN, since NaN's bits are above all others'.
 #[inline(always)]
-fn largest(x: &[f32]) -> f32 {
-    f32::from_bits(
-        x.iter()
-            .fold(0, |max: u32, x| max.max(x.to_bits() & 0x7FFF_FFFF)),
-    )
+pub(crate) fn largest(x: impl Iterator<Item = f32>) -> f32 {
+    f32::from_bits(x.fold(0, |max: u32, x| max.max(x.to_bits() & 0x7FFF_FFFF)))
 }
 
 /// `(x - mean) / sqrt(var + eps)` in place (biased variance); returns `1 / sqrt(var + eps)`.
-#[inline(always)]
+#[cfg_attr(target_os = "none", inline(never))]
+#[cfg_attr(not(target_os = "none"), inline(always))]
 fn layer_norm(x: &mut [f32], eps: f32) -> f32 {
     let width = x.len() as f32;
     let mean = reduce(x, x, |a, _| a) / width;
@@ -208,7 +306,8 @@ fn layer_norm(x: &mut [f32], eps: f32) -> f32 {
     inverse
 }
 
-/// [`TttHead::step`] as a kernel.
+/// A token through a head: learns from it unless it is frozen, and predicts `out [d]`. `temp` holds `2 d` words for
+/// TTT-Linear, `10 d` for TTT-MLP.
 #[inline(always)]
 pub(crate) fn ttt_step(
     head: &mut TttHead<'_, '_>,
@@ -216,7 +315,14 @@ pub(crate) fn ttt_step(
     temp: &mut [f32],
     out: &mut [f32],
 ) {
-    head.step(token, temp, out);
+    if let Some(rate) = head.rates.get_mut(token.i) {
+        *rate = token.rate.unwrap_or(0.0);
+    }
+    if head.second.is_some() {
+        head.step_mlp(token, temp, out);
+    } else {
+        head.step_linear(token, temp, out);
+    }
 }
 
 /// [`TttHead::close`] as a kernel.

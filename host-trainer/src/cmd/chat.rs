@@ -1,7 +1,8 @@
 //! `bitttt chat`
 
 use super::generate::{Sampling, State};
-use crate::engine::blob::{Blob, HOST_BATCH, load_state, memory_for, save_state};
+use super::machine::MachineArgs;
+use crate::engine::blob::{Blob, load_state, memory_for, save_state};
 use crate::engine::generate::generate;
 use crate::engine::text::{Utf8Stream, encode};
 use crate::output::Output;
@@ -29,6 +30,9 @@ pub struct Args {
     /// What the session starts from and leaves
     #[command(flatten)]
     pub state: State,
+    /// What to run on
+    #[command(flatten)]
+    pub machine: MachineArgs,
 }
 
 /// Runs the command: reads standard input to its end.
@@ -38,9 +42,10 @@ pub struct Args {
 pub fn run(args: &Args, out: &Output) -> Result<()> {
     let sampler = args.sampling.sampler()?;
     let blob = Blob::open(&args.model)?;
-    let mut memory = memory_for(&blob.model())?;
-    let mut session =
-        Session::with_backend(blob.model(), HOST_BATCH, &mut memory, args.state.backend()?)?;
+    let machine = args.machine.machine()?;
+    let batch = args.state.batch();
+    let mut memory = memory_for(&blob.model(), batch)?;
+    let mut session = machine.session(blob.model(), batch, &mut memory)?;
     args.state.prepare(&mut session)?;
     let mut chat = Chat {
         session,

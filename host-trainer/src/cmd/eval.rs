@@ -1,5 +1,6 @@
 //! `bitttt eval`
 
+use super::machine::MachineArgs;
 use crate::engine::blob::Blob;
 use crate::engine::evaluate::{Document, Score, documents, evaluate, read_recall};
 use crate::engine::text;
@@ -39,6 +40,9 @@ pub struct Args {
     /// Replace bytes that are not UTF-8
     #[arg(long)]
     pub lossy: bool,
+    /// What to run on
+    #[command(flatten)]
+    pub machine: MachineArgs,
 }
 
 #[derive(serde::Serialize)]
@@ -71,7 +75,8 @@ pub fn run(args: &Args, out: &Output) -> Result<()> {
         read_recall(&args.data)?
     };
     let documents = tail(documents(&tokenizer, &text, &recall), args.tail);
-    let score = |learning| evaluate(&model, &documents, learning, args.context);
+    let machine = args.machine.machine()?;
+    let score = |learning| evaluate(&machine, &model, &documents, learning, args.context);
     let learning = if args.freeze {
         None
     } else {

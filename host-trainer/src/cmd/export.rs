@@ -98,7 +98,7 @@ pub fn run(args: &Args, out: &Output) -> Result<()> {
 pub fn export(args: &Args) -> Result<Report> {
     let saved = Checkpoint::load(&args.checkpoint)?;
     let rows = held_out(args, &saved)?;
-    let config = &saved.config.model;
+    let config = &saved.config;
     let layout = |metadata| {
         blueprint(
             config,
@@ -111,7 +111,7 @@ pub fn export(args: &Args) -> Result<Report> {
     let draft = AlignedCopy::of(&layout(String::new())?.to_bytes()?);
     let parity = compare(
         &Model::from_bytes(draft.bytes())?,
-        config,
+        &config.model,
         &saved.weights,
         &rows,
     )?;
@@ -119,7 +119,7 @@ pub fn export(args: &Args) -> Result<Report> {
     let metadata = Metadata {
         trained_steps: saved.step,
         parity: &parity,
-        config: &saved.config,
+        config,
     };
     let blob = layout(serde_json::to_string(&metadata)?)?.to_bytes()?;
     save_atomically(&args.out, &blob)?;

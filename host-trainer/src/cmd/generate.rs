@@ -1,11 +1,12 @@
 //! `bitttt generate`
 
+use super::machine::MachineArgs;
 use crate::engine::blob::{Blob, HOST_BATCH, load_state, memory_for, save_state};
 use crate::engine::generate::{Generated, generate};
 use crate::engine::text::{Utf8Stream, encode};
 use crate::output::Output;
 use anyhow::{Result, ensure};
-use bitttt_core::{Backend, Learning, Sampler, Session};
+use bitttt_core::{Batch, Learning, Parallel, Sampler, Session};
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -30,6 +31,9 @@ pub struct Args {
     /// What the session starts from and leaves
     #[command(flatten)]
     pub state: State,
+    /// What to run on
+    #[command(flatten)]
+    pub machine: MachineArgs,
     /// Go on past the end of the document
     #[arg(long)]
     pub ignore_end: bool,
@@ -86,27 +90,18 @@ pub struct State {
     /// Keep what was learned
     #[arg(long, value_name = "FILE")]
     pub save_state: Option<PathBuf>,
-    /// Run on this backend instead of the fastest: scalar, avx2
-    #[arg(long, value_name = "NAME")]
-    pub backend: Option<String>,
+    /// Room for N tokens in attention without a window, instead of the model's own figure
+    #[arg(long, value_name = "N")]
+    pub context: Option<usize>,
 }
 
 impl State {
-    /// The backend asked for.
-    ///
-    /// # Errors
-    /// A name that this machine has no backend for.
-    pub fn backend(&self) -> Result<Backend> {
-        let Some(name) = &self.backend else {
-            return Ok(Backend::detect());
-        };
-        let names: Vec<_> = Backend::all().map(Backend::name).collect();
-        Backend::by_name(name).ok_or_else(|| {
-            anyhow::anyhow!(
-                "--backend {name} is not available here; this machine has {}",
-                names.join(", ")
-            )
-        })
+    /// Tokens at once, and room for context.
+    pub fn batch(&self) -> Batch {
+        match self.context {
+            Some(tokens) => HOST_BATCH.with_context(tokens),
+            None => HOST_BATCH,
+        }
     }
 
     /// Applies `--load-state` and `--freeze`.
@@ -144,6 +139,7 @@ struct Report {
     tokens_hash: String,
     state_hash: String,
     backend: &'static str,
+    threads: usize,
     dropped_updates: u32,
 }
 
@@ -159,8 +155,10 @@ pub fn run(args: &Args, out: &Output) -> Result<()> {
     let mut sampler = args.sampling.sampler()?;
     let blob = Blob::open(&args.model)?;
     let (model, tokenizer) = (blob.model(), blob.tokenizer()?);
-    let mut memory = memory_for(&model)?;
-    let mut session = Session::with_backend(model, HOST_BATCH, &mut memory, args.state.backend()?)?;
+    let machine = args.machine.machine()?;
+    let batch = args.state.batch();
+    let mut memory = memory_for(&model, batch)?;
+    let mut session = machine.session(model, batch, &mut memory)?;
     args.state.prepare(&mut session)?;
     let document = model.config().document_token;
     let mut prompt = encode(&tokenizer, &args.prompt);
@@ -197,6 +195,7 @@ pub fn run(args: &Args, out: &Output) -> Result<()> {
         generated,
         state_hash: format!("{:08x}", session.state_hash()),
         backend: session.backend().name(),
+        threads: machine.pool.width(),
         dropped_updates: session.dropped_updates(),
     })
 }

@@ -3,7 +3,7 @@
 use crate::engine::blob::Blob;
 use crate::output::Output;
 use anyhow::{Context as _, Result};
-use bitttt_core::format::{DType, Entry, Role, Section};
+use bitttt_core::format::{DType, Entry, LayerConfig, Mixer, Role, Section};
 use bitttt_core::{Batch, Model, snapshot};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -21,8 +21,10 @@ pub struct Args {
 pub struct BlobReport {
     kind: &'static str,
     version: String,
-    fingerprint: String,
-    bytes: usize,
+    /// Which model it is.
+    pub fingerprint: String,
+    /// Length of the file.
+    pub bytes: usize,
     /// Ternary weights.
     pub ternary_weights: u64,
     /// Bits of storage for each of them, scales included.
@@ -145,15 +147,30 @@ fn tensor_report(entry: &Entry) -> TensorReport {
 fn config_json(model: &Model<'_>) -> serde_json::Value {
     let c = model.config();
     let layers = (0..c.n_layers).filter_map(|l| model.layer_config(l).ok());
-    let layers: Vec<_> = layers
-        .map(|l| serde_json::json!({"mixer": "ttt-linear", "conv": l.conv, "gate": l.gate, "anchor_decay": l.decay}))
-        .collect();
+    let layers: Vec<_> = layers.map(|l| layer_json(&l)).collect();
     serde_json::json!({
         "vocab_size": c.vocab_size, "d_model": c.d_model, "n_layers": c.n_layers, "n_heads": c.n_heads, "d_ffn": c.d_ffn,
         "mini_batch": c.mini_batch, "activation": format!("{:?}", c.activation).to_lowercase(), "tied": c.tied,
         "norm_eps": c.norm_eps, "rope_theta": c.rope_theta, "ttt_base_lr": c.ttt_base_lr, "layers": layers,
-        "session_bytes": model.memory(Batch::ONE).bytes(),
+        "context": c.context, "session_bytes": model.memory(Batch::ONE).bytes(),
     })
+}
+
+/// What a layer's record says of its kind of mixer.
+fn layer_json(layer: &LayerConfig) -> serde_json::Value {
+    let mut json =
+        serde_json::json!({"mixer": layer.mixer.name(), "conv": layer.conv, "plain": layer.plain});
+    if layer.mixer != Mixer::TttLite {
+        json["gate"] = layer.gate.into();
+    }
+    if layer.mixer == Mixer::Attention {
+        json["kv_heads"] = layer.kv_heads.into();
+        json["window"] = layer.window.into();
+        json["kv_cache"] = if layer.kv_f32 { "f32" } else { "f16" }.into();
+    } else {
+        json["anchor_decay"] = layer.decay.into();
+    }
+    json
 }
 
 fn inspect_snapshot(path: &Path, out: &Output) -> Result<()> {

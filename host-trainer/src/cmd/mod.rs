@@ -1,13 +1,16 @@
 //! The subcommands of `bitttt`: each module has its `Args` and its `run`.
 
+pub mod bench;
 pub mod chat;
 pub mod corpus;
 pub mod eval;
 pub mod export;
 pub mod generate;
 pub mod inspect;
+pub mod machine;
 pub mod plan;
 pub mod prepare;
 pub mod quickstart;
+pub mod synth;
 pub mod tokenizer;
 pub mod train;

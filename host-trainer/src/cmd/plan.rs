@@ -3,14 +3,16 @@
 use crate::engine::blob::Blob;
 use crate::output::Output;
 use anyhow::{Result, bail};
+use bitttt_core::format::LayerConfig;
 use bitttt_core::{Batch, MemoryPlan, Model};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// Flash of the engine on a Cortex-M4F, as `cargo xtask firmware` measures it, rounded up.
-pub const ENGINE_FLASH: usize = 72 * 1024;
+pub const ENGINE_FLASH: usize = 97 * 1024;
 /// Stack that a session's calls take on a Cortex-M4F at most, as painted, rounded up.
-pub const STACK: usize = 5 * 1024;
+pub const STACK: usize = 6 * 1024;
 
 /// Tell what a model needs on a device, part by part, and whether it fits
 #[derive(clap::Args, Clone, Debug)]
@@ -30,20 +32,27 @@ pub struct Args {
     /// Tokens that prefill takes at once
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub batch: usize,
+    /// Room for N tokens in attention without a window, instead of the model's own figure
+    #[arg(long, value_name = "N")]
+    pub context: Option<usize>,
 }
 
 /// A plan in bytes.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
+    /// How many layers have each kind of mixer.
+    pub mixers: BTreeMap<&'static str, usize>,
+    /// Tokens that attention without a window has room for; absent where there is none.
+    pub context: Option<usize>,
     /// The blob.
     pub blob: usize,
     /// Code of the engine, about.
     pub engine: usize,
     /// Blob and engine.
     pub flash: usize,
-    /// Learned state.
+    /// Fast weights, keys and values: all that survives a token.
     pub state: usize,
-    /// Rotary table.
+    /// Rotary tables.
     pub rope: usize,
     /// Residual stream.
     pub residual: usize,
@@ -51,7 +60,7 @@ pub struct Report {
     pub hidden: usize,
     /// Quantised activations.
     pub quantised: usize,
-    /// One head's temporaries.
+    /// Heads' temporaries.
     pub head: usize,
     /// Logits.
     pub logits: usize,
@@ -77,12 +86,22 @@ pub fn plan(
 ) -> Report {
     let plan: MemoryPlan = model.memory(batch);
     let (needs_flash, needs_ram) = (blob + ENGINE_FLASH, plan.bytes().saturating_add(STACK));
+    let layers: Vec<LayerConfig> = (0..model.config().n_layers)
+        .filter_map(|l| model.layer_config(l).ok())
+        .collect();
+    let mut mixers = BTreeMap::new();
+    for layer in &layers {
+        *mixers.entry(layer.mixer.name()).or_default() += 1;
+    }
+    let limited = layers.iter().any(LayerConfig::needs_context);
     Report {
+        mixers,
+        context: limited.then(|| batch.context(model.config())),
         blob,
         engine: ENGINE_FLASH,
         flash: needs_flash,
         state: plan.state * 4,
-        rope: plan.rope * 4,
+        rope: (plan.rope + plan.angles) * 4,
         residual: plan.residual * 4,
         hidden: plan.hidden * 4,
         quantised: plan.quantised * 4,
@@ -100,13 +119,19 @@ pub fn plan(
 impl Report {
     /// The plan as a table.
     pub fn table(&self) -> String {
+        let mixers = self.mixers.iter();
+        let mixers: Vec<_> = mixers.map(|(name, n)| format!("{n} {name}")).collect();
+        let context = self
+            .context
+            .map_or(String::new(), |n| format!(", room for {n} tokens"));
+        let first = format!("{:<26}{}{context}\n", "layers", mixers.join(", "));
         let parts = [
             ("flash", self.flash),
             ("  model blob", self.blob),
             ("  engine code, at most", self.engine),
             ("RAM", self.ram),
-            ("  learned state", self.state),
-            ("  rotary table", self.rope),
+            ("  state", self.state),
+            ("  rotary tables", self.rope),
             ("  residual stream", self.residual),
             ("  intermediates", self.hidden),
             ("  quantised activations", self.quantised),
@@ -115,9 +140,8 @@ impl Report {
             ("  stack, at most", self.stack),
             ("a saved state", self.snapshot),
         ];
-        parts
-            .map(|(name, bytes)| format!("{name:<26}{bytes:>10} bytes"))
-            .join("\n")
+        let lines = parts.map(|(name, bytes)| format!("{name:<26}{bytes:>10} bytes"));
+        first + &lines.join("\n")
     }
 }
 
@@ -130,7 +154,10 @@ pub fn run(args: &Args, out: &Output) -> Result<()> {
     let report = plan(
         &blob.model(),
         blob.bytes().len(),
-        Batch::new(args.batch),
+        match args.context {
+            Some(tokens) => Batch::new(args.batch).with_context(tokens),
+            None => Batch::new(args.batch),
+        },
         args.flash,
         args.ram,
     );
@@ -144,7 +171,7 @@ pub fn run(args: &Args, out: &Output) -> Result<()> {
     }
     if let Some(have) = args.ram.filter(|&have| have < report.ram) {
         bail!(
-            "it needs {} bytes of RAM, the device has {have}; train a narrower model or more, smaller heads",
+            "it needs {} bytes of RAM, the device has {have}; train a narrower model or more, smaller heads, or give attention a window",
             report.ram
         );
     }

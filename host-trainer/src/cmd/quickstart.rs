@@ -8,15 +8,18 @@ use crate::corpus::Corpus;
 use crate::engine::blob::{Blob, HOST_BATCH, memory_for};
 use crate::engine::evaluate::{Score, documents, evaluate, read_recall};
 use crate::engine::generate::{Generated, generate};
+use crate::engine::machine::Machine;
 use crate::engine::text::encode;
 use crate::output::Output;
 use crate::tokenizer::{SEPARATOR, Tokenizer};
 use crate::train::{self, Request, Summary};
 use crate::{data, plot};
 use anyhow::{Context as _, Result, ensure};
-use bitttt_core::{Backend, Batch, Learning, Sampler, Session};
+use bitttt_core::{Backend, Batch, Learning, Parallel, Sampler};
+use bitttt_threads::physical_cores;
 use serde::Serialize;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -151,8 +154,9 @@ fn adapt(blob: &Blob, dir: &Path, out: &Output) -> Result<(Score, Score)> {
         &std::fs::read_to_string(&path)?,
         &read_recall(&path)?,
     );
-    let learning = evaluate(&blob.model(), &documents, Learning::On, None)?;
-    let frozen = evaluate(&blob.model(), &documents, Learning::Frozen, None)?;
+    let machine = Machine::detect()?;
+    let score = |learning| evaluate(&machine, &blob.model(), &documents, learning, None);
+    let (learning, frozen) = (score(Learning::On)?, score(Learning::Frozen)?);
     out.say(describe("learning on", &learning));
     out.say(describe("frozen", &frozen));
     out.say(positions(Some(&learning), &frozen));
@@ -160,16 +164,19 @@ fn adapt(blob: &Blob, dir: &Path, out: &Output) -> Result<(Score, Score)> {
     Ok((learning, frozen))
 }
 
-/// Generates greedily on every backend, reading the prompt at once and token by token: all must give the same tokens
-/// and the same learned state.
+/// Generates greedily on every backend, on one thread and on all cores, reading the prompt at once and token by token: all
+/// must give the same tokens and the same learned state.
 fn every_road(blob: &Blob, out: &Output) -> Result<Value> {
     let tokenizer = blob.tokenizer()?;
     let mut prompt = encode(&tokenizer, PROMPT);
     prompt.insert(0, blob.model().config().document_token);
     let mut roads: Vec<Road> = Vec::new();
     for backend in Backend::all() {
-        for batch in [HOST_BATCH, Batch::ONE] {
-            roads.push(road(blob, &prompt, backend, batch)?);
+        for threads in BTreeSet::from([1, physical_cores()]) {
+            let machine = Machine::new(backend, threads)?;
+            for batch in [HOST_BATCH, Batch::ONE] {
+                roads.push(road(blob, &prompt, &machine, batch)?);
+            }
         }
     }
     let first = &roads[0];
@@ -191,15 +198,22 @@ fn every_road(blob: &Blob, out: &Output) -> Result<Value> {
     out.say(format!("    {}", text.replace('\n', " ")));
     for road in roads.iter().filter(|r| r.batch == 1) {
         out.say(format!(
-            "    {:<6} {:>7.0} tokens/s decode, one core",
-            road.backend, road.generated.decode_tokens_per_s
+            "    {:<6} {:>7.0} tokens/s decode, {} {}",
+            road.backend,
+            road.generated.decode_tokens_per_s,
+            road.threads,
+            if road.threads == 1 {
+                "thread"
+            } else {
+                "threads"
+            }
         ));
     }
     out.say(format!(
         "    tokens {}, learned state {}, the same on all",
         first.token_hash, first.state_hash
     ));
-    let speed: Vec<_> = roads.iter().map(|r| json!({"backend": r.backend, "batch": r.batch, "decode_tokens_per_s": r.generated.decode_tokens_per_s})).collect();
+    let speed: Vec<_> = roads.iter().map(|r| json!({"backend": r.backend, "threads": r.threads, "batch": r.batch, "decode_tokens_per_s": r.generated.decode_tokens_per_s})).collect();
     Ok(
         json!({"token_hash": first.token_hash, "state_hash": first.state_hash, "text": text, "speed": speed}),
     )
@@ -208,15 +222,16 @@ fn every_road(blob: &Blob, out: &Output) -> Result<Value> {
 #[derive(Serialize)]
 struct Road {
     backend: &'static str,
+    threads: usize,
     batch: usize,
     generated: Generated,
     token_hash: String,
     state_hash: String,
 }
 
-fn road(blob: &Blob, prompt: &[u32], backend: Backend, batch: Batch) -> Result<Road> {
-    let mut memory = memory_for(&blob.model())?;
-    let mut session = Session::with_backend(blob.model(), batch, &mut memory, backend)?;
+fn road(blob: &Blob, prompt: &[u32], machine: &Machine, batch: Batch) -> Result<Road> {
+    let mut memory = memory_for(&blob.model(), batch)?;
+    let mut session = machine.session(blob.model(), batch, &mut memory)?;
     let mut sampler = Sampler::greedy();
     let generated = generate(
         &mut session,
@@ -227,7 +242,8 @@ fn road(blob: &Blob, prompt: &[u32], backend: Backend, batch: Batch) -> Result<R
         |_| Ok(()),
     )?;
     Ok(Road {
-        backend: backend.name(),
+        backend: machine.backend.name(),
+        threads: machine.pool.width(),
         batch: batch.tokens(),
         token_hash: generated.tokens_hash(),
         state_hash: format!("{:08x}", session.state_hash()),

@@ -32,6 +32,28 @@ fn impossible_fields_are_refused_by_name() {
         ("[model]\nd_model = 100\nn_heads = 3", "d_model"),
         ("[model]\nd_model = 12\nn_heads = 4", "n_heads"),
         ("[model]\nmini_batch = 0", "mini_batch"),
+        ("[model]\nmixer = \"mamba\"", "mamba"),
+        ("[model]\nmixers = [\"attention\", \"mamba\"]", "mamba"),
+        (
+            "[model]\nn_layers = 4\nmixers = [\"attention\", \"ttt-lite\", \"ttt-mlp\"]",
+            "model.mixers",
+        ),
+        (
+            "[model]\nmixer = \"attention\"\nn_heads = 4\nkv_heads = 3",
+            "kv_heads",
+        ),
+        ("[model]\nkv_heads = 2", "kv_heads"),
+        ("[model]\nwindow = 64", "window"),
+        ("[model]\ncontext = 64", "model.context"),
+        (
+            "[model]\nmixer = \"attention\"\ncontext = 64\nwindow = 64",
+            "model.window",
+        ),
+        (
+            "[model]\nmixer = \"ttt-lite\"\nd_model = 90\nn_heads = 9",
+            "d_model",
+        ),
+        ("[model]\nmixer = \"ttt-lite\"\ngate = true", "model.gate"),
         ("[train]\nlr = -1.0", "train.lr"),
         ("[train]\nbeta2 = 1.0", "beta2"),
         ("[train]\ncontext = 1", "context"),
@@ -52,4 +74,16 @@ fn a_vocabulary_smaller_than_the_tokenizers_is_refused() {
     model.vocab_size = 0;
     model.fit_vocab(257).unwrap();
     assert_eq!(model.vocab_size, 257);
+}
+
+#[test]
+fn a_cache_holds_what_the_training_saw_unless_told_otherwise() {
+    let context = |model: &str| {
+        let text = format!("[model]\n{model}\n[train]\ncontext = 96");
+        Config::parse(&text).unwrap().kv_context()
+    };
+    assert_eq!(context("mixers = [\"ttt-linear\", \"attention\"]"), 96);
+    assert_eq!(context("mixer = \"attention\"\ncontext = 500"), 500);
+    assert_eq!(context("mixer = \"attention\"\nwindow = 32"), 0);
+    assert_eq!(context("mixer = \"ttt-mlp\""), 0);
 }

@@ -1,15 +1,17 @@
 //! Loss by position, bits per byte and recall of a model on text, with learning on and frozen.
 
-use super::blob::{HOST_BATCH, memory_for};
+use super::blob::{host_batch, memory_for};
+use super::machine::Machine;
 use super::text::encode;
 use crate::tokenizer::SEPARATOR;
 use anyhow::{Context as _, Result, ensure};
 use bitttt_core::sampler::argmax;
-use bitttt_core::{Learning, Model, Session, Tokenizer};
-use rayon::prelude::*;
+use bitttt_core::{Batch, Learning, Model, Parallel, Session, Tokenizer};
 use serde::Serialize;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A document as tokens, with the places where a private fact is asked back.
 #[derive(Clone, Debug)]
@@ -145,22 +147,33 @@ struct Sums {
     dropped: u64,
 }
 
-/// Runs every document in a session of its own, on all cores; `context` cuts documents into pieces of that many
-/// tokens, each read from a fresh start.
+/// Runs every document in a session of its own: many at the same time, each on one thread, or where there are fewer than
+/// threads one after the other on all of them. `context` cuts documents into pieces of that many tokens, each read from a
+/// fresh start.
 ///
 /// # Errors
 /// Nothing to predict, or too little memory.
 pub fn evaluate(
+    machine: &Machine,
     model: &Model<'_>,
     documents: &[Document],
     learning: Learning,
     context: Option<usize>,
 ) -> Result<Score> {
-    let sums: Result<Vec<Sums>> = documents
-        .par_iter()
-        .map(|d| run_document(model, d, learning, context))
-        .collect();
-    let sums = sums?;
+    let run = |document: &Document, session: &mut Session<'_, '_>| {
+        session.set_learning(learning);
+        run_document(session, document, context)
+    };
+    let longest = documents.iter().map(|d| d.tokens.len()).max().unwrap_or(0);
+    let batch = host_batch(model, longest.min(context.unwrap_or(usize::MAX)) + 1);
+    let sums = if documents.len() < machine.pool.width() {
+        let mut memory = memory_for(model, batch)?;
+        let mut session = machine.session(*model, batch, &mut memory)?;
+        let each = documents.iter().map(|d| run(d, &mut session));
+        each.collect::<Result<Vec<Sums>>>()?
+    } else {
+        side_by_side(machine, (model, batch), documents, &run)?
+    };
     let tokens: usize = sums.iter().flat_map(|s| &s.pieces).map(Vec::len).sum();
     ensure!(
         tokens > 0,
@@ -188,21 +201,48 @@ pub fn evaluate(
     })
 }
 
+/// Results in the order of the documents, each of which the next free thread takes up.
+fn side_by_side(
+    machine: &Machine,
+    (model, batch): (&Model<'_>, Batch),
+    documents: &[Document],
+    run: &(dyn Fn(&Document, &mut Session<'_, '_>) -> Result<Sums> + Sync),
+) -> Result<Vec<Sums>> {
+    let next = AtomicUsize::new(0);
+    let results = Mutex::new(Vec::new());
+    machine.pool.run(machine.pool.width(), &|_| {
+        let work = || -> Result<Vec<(usize, Sums)>> {
+            let mut memory = memory_for(model, batch)?;
+            let mut session = Session::with_backend(*model, batch, &mut memory, machine.backend)?;
+            let mut done = Vec::new();
+            loop {
+                let i = next.fetch_add(1, Ordering::Relaxed);
+                match documents.get(i) {
+                    Some(document) => done.push((i, run(document, &mut session)?)),
+                    None => return Ok(done),
+                }
+            }
+        };
+        let done = work();
+        results.lock().expect("no part panics").push(done);
+    });
+    let results: Result<Vec<_>> = results.into_inner()?.into_iter().collect();
+    let mut results: Vec<_> = results?.into_iter().flatten().collect();
+    results.sort_by_key(|(i, _)| *i);
+    Ok(results.into_iter().map(|(_, sums)| sums).collect())
+}
+
 fn run_document(
-    model: &Model<'_>,
+    session: &mut Session<'_, '_>,
     document: &Document,
-    learning: Learning,
     context: Option<usize>,
 ) -> Result<Sums> {
-    let mut memory = memory_for(model)?;
-    let mut session = Session::new(*model, HOST_BATCH, &mut memory)?;
-    session.set_learning(learning);
-    let end = model.config().document_token;
-    let mut sums = Sums::default();
-    let mut hits = vec![false; document.tokens.len() + 1];
+    let end = session.model().config().document_token;
     let piece = context
         .unwrap_or(usize::MAX)
         .min(document.tokens.len().max(1));
+    let mut sums = Sums::default();
+    let mut hits = vec![false; document.tokens.len() + 1];
     for (p, chunk) in document.tokens.chunks(piece).enumerate() {
         let last = (p + 1) * piece >= document.tokens.len();
         let inputs: Vec<u32> = std::iter::once(end).chain(chunk.iter().copied()).collect();
@@ -270,7 +310,7 @@ mod tests {
     fn model_bytes() -> AlignedCopy {
         let blueprint = blueprint(
             &small_config(),
-            FULL_LAYER,
+            &[FULL_LAYER; 2],
             bitttt_core::format::DType::T2,
             1,
         );
@@ -299,10 +339,10 @@ mod tests {
         let model = Model::from_bytes(bytes.bytes()).unwrap();
         let text = "one two three<|endoftext|>four five six seven<|endoftext|>".repeat(5);
         let documents = documents(&model.tokenizer().unwrap(), &text, &[]);
-        let all = evaluate(&model, &documents, Learning::On, None).unwrap();
-        let singly = documents
-            .iter()
-            .map(|d| evaluate(&model, std::slice::from_ref(d), Learning::On, None).unwrap());
+        let machine = Machine::new(bitttt_core::Backend::detect(), 3).unwrap();
+        let score = |d: &[Document]| evaluate(&machine, &model, d, Learning::On, None).unwrap();
+        let all = score(&documents);
+        let singly = documents.iter().map(|d| score(std::slice::from_ref(d)));
         let total: f64 = singly.map(|s| s.loss * s.tokens as f64).sum();
         assert!((all.loss - total / all.tokens as f64).abs() < 1e-9);
         assert_eq!(all.tokens, (13 + 1 + 19 + 1) * 5);

@@ -1,6 +1,6 @@
 //! A checkpoint's latent weights as a blueprint: quantised by the very functions that training uses.
 
-use crate::config::{Activation, Mixer, ModelConfig};
+use crate::config::{Activation, Config as RunConfig, KvCache, Mixer, ModelConfig};
 use crate::ops::{int8_rows, ternary};
 use crate::tokenizer::Tokenizer;
 use anyhow::{Context as _, Result};
@@ -18,24 +18,16 @@ const LN_EPS: f32 = 1e-6;
 /// # Errors
 /// A tensor that is missing.
 pub fn blueprint(
-    config: &ModelConfig,
+    config: &RunConfig,
     weights: &HashMap<String, Tensor>,
     tokenizer: &Tokenizer,
     packed: DType,
     metadata: String,
 ) -> Result<Blueprint> {
-    let layer = LayerConfig {
-        mixer: match config.mixer {
-            Mixer::TttLinear => format::Mixer::TttLinear,
-        },
-        conv: config.conv,
-        gate: config.gate,
-        decay: config.anchor_decay,
-        first_tensor: 0,
-    };
+    let model = &config.model;
     let mut blueprint = Blueprint {
-        config: core_config(config),
-        layers: vec![layer; config.n_layers],
+        config: core_config(model, config.kv_context() as u32),
+        layers: layer_records(model),
         tensors: Default::default(),
         tokenizer: Some(vocabulary(tokenizer)),
         metadata,
@@ -48,7 +40,7 @@ pub fn blueprint(
         let values = tensor.flatten_all()?.to_vec1::<f32>()?;
         blueprint
             .tensors
-            .insert((layer, role), stored(role, values, config.d_model, packed));
+            .insert((layer, role), stored(role, values, model.d_model, packed));
     }
     Ok(blueprint)
 }
@@ -59,7 +51,14 @@ fn checkpoint_name(layer: Option<u32>, role: Role) -> String {
     let bare = name.ends_with(".weight")
         || matches!(
             role,
-            Role::LrBias | Role::Tau | Role::LnBias | Role::W0 | Role::U0 | Role::Decay
+            Role::LrBias
+                | Role::Tau
+                | Role::LnBias
+                | Role::W0
+                | Role::U0
+                | Role::W1
+                | Role::U1
+                | Role::Decay
         );
     if bare { name } else { format!("{name}.weight") }
 }
@@ -71,7 +70,7 @@ fn stored(role: Role, values: Vec<f32>, d_model: usize, packed: DType) -> Tensor
             let (codes, scales) = int8_rows(&values, d_model);
             TensorData::Int8 { codes, scales }
         }
-        Role::W0 | Role::U0 => TensorData::F16(values),
+        Role::W0 | Role::U0 | Role::W1 | Role::U1 => TensorData::F16(values),
         Role::Decay => TensorData::F32(
             values
                 .into_iter()
@@ -90,7 +89,43 @@ fn stored(role: Role, values: Vec<f32>, d_model: usize, packed: DType) -> Tensor
     }
 }
 
-fn core_config(c: &ModelConfig) -> Config {
+/// Record of layer `layer`; the writer fills in its place in the tensor table.
+fn layer_config(c: &ModelConfig, layer: usize) -> LayerConfig {
+    let mixer = c.mixer_of(layer);
+    let kind = match mixer {
+        Mixer::TttLinear => format::Mixer::TttLinear,
+        Mixer::TttMlp => format::Mixer::TttMlp,
+        Mixer::TttLite => format::Mixer::TttLite,
+        Mixer::Attention => format::Mixer::Attention,
+    };
+    let common = LayerConfig {
+        conv: c.conv,
+        gate: c.gates(mixer),
+        ..LayerConfig::of(kind)
+    };
+    match mixer {
+        Mixer::Attention => LayerConfig {
+            kv_f32: c.kv_cache == KvCache::F32,
+            kv_heads: c.n_kv_heads() as u16,
+            window: c.window as u32,
+            ..common
+        },
+        _ => LayerConfig {
+            decay: c.anchor_decay,
+            ..common
+        },
+    }
+}
+
+/// The core's form of a model's layers.
+pub fn layer_records(config: &ModelConfig) -> Vec<LayerConfig> {
+    (0..config.n_layers)
+        .map(|layer| layer_config(config, layer))
+        .collect()
+}
+
+/// The core's form of a model's dimensions; `context` is what attention without a window remembers.
+pub fn core_config(c: &ModelConfig, context: u32) -> Config {
     Config {
         vocab_size: c.vocab_size as u32,
         d_model: c.d_model as u32,
@@ -108,6 +143,7 @@ fn core_config(c: &ModelConfig) -> Config {
         },
         tied: c.tie_embeddings,
         document_token: 0,
+        context,
     }
 }
 

@@ -1,7 +1,7 @@
 //! Prompt in, tokens out.
 
 use anyhow::Result;
-use bitttt_core::{Sampler, Session, crc32};
+use bitttt_core::{Sampler, Session, SessionError, crc32};
 use std::time::Instant;
 
 /// What a generation did.
@@ -31,14 +31,14 @@ pub fn generate(
     mut show: impl FnMut(u32) -> Result<()>,
 ) -> Result<Generated> {
     let start = Instant::now();
-    let mut next = sampler.sample(session.prefill(prompt)?);
+    let mut next = sampler.sample(session.prefill(prompt).map_err(advise)?);
     let prefill = start.elapsed().as_secs_f64();
     let mut tokens = Vec::new();
     let start = Instant::now();
     while tokens.len() < count && stop != Some(next) {
         tokens.push(next);
         show(next)?;
-        next = sampler.sample(session.step(next)?);
+        next = sampler.sample(session.step(next).map_err(advise)?);
     }
     let decode = start.elapsed().as_secs_f64();
     Ok(Generated {
@@ -47,6 +47,21 @@ pub fn generate(
         decode_tokens_per_s: tokens.len() as f64 / decode.max(1e-9),
         tokens,
     })
+}
+
+/// What to do about a full context is another thing on the command line than in code.
+fn advise(error: SessionError) -> anyhow::Error {
+    match error {
+        SessionError::Context {
+            capacity,
+            position,
+            tokens,
+        } => anyhow::anyhow!(
+            "attention has room for {capacity} tokens, {position} are read and {tokens} more are to be; give a larger \
+             --context"
+        ),
+        other => other.into(),
+    }
 }
 
 impl Generated {

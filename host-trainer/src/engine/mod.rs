@@ -4,6 +4,8 @@ pub mod blob;
 pub mod evaluate;
 pub mod export;
 pub mod generate;
+pub mod machine;
+pub mod measure;
 pub mod parity;
 pub mod text;
 

@@ -5,7 +5,7 @@
 //! grows to the order of one code. Hence two limits: typical positions agree closely, and no position disagrees in a way
 //! that text would show.
 
-use super::blob::{HOST_BATCH, memory_for};
+use super::blob::{host_batch, memory_for};
 use super::evaluate::cross_entropy;
 use crate::config::ModelConfig;
 use crate::model::Model as Graph;
@@ -53,8 +53,10 @@ pub fn compare(
     rows: &[Vec<u32>],
 ) -> Result<Parity> {
     let graph = Graph::load(config, weights)?;
-    let mut memory = memory_for(model)?;
-    let mut session = Session::new(*model, HOST_BATCH, &mut memory)?;
+    let longest = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let batch = host_batch(model, longest);
+    let mut memory = memory_for(model, batch)?;
+    let mut session = Session::new(*model, batch, &mut memory)?;
     let mut sums = Sums::default();
     for row in rows.iter().filter(|row| row.len() > 1) {
         let inputs = &row[..row.len() - 1];

@@ -3,6 +3,7 @@
 //! It computes what the core computes; only transcendental functions and the order of sums inside
 //! norms differ, by units in the last place.
 
+mod mixer;
 mod params;
 
 use std::collections::HashMap;
@@ -11,11 +12,10 @@ use candle_core::{Result, Tensor, Var};
 
 use crate::config::ModelConfig;
 use crate::ops::bit_linear::{bit_linear, int8_head};
-use crate::ops::conv::causal_conv;
 use crate::ops::embedding::embedding;
 use crate::ops::ffn::glu_norm;
-use crate::ops::norm::{gated_norm, rms_norm};
-use crate::ops::ttt::{Learned, Settings, ttt_linear};
+use crate::ops::norm::rms_norm;
+use mixer::Mixer;
 
 pub use params::{init, specs};
 
@@ -35,25 +35,6 @@ struct Block {
     ffn: Ffn,
 }
 
-/// `ttt-linear` with its convolution, projections, norm and gate.
-struct Mixer {
-    settings: Settings,
-    eps: f32,
-    conv: Option<Tensor>,
-    qkv: [Tensor; 3],
-    gate: Option<Tensor>,
-    lr_weight: Tensor,
-    lr_bias: Tensor,
-    tau: Tensor,
-    ln_weight: Tensor,
-    ln_bias: Tensor,
-    w0: Tensor,
-    u0: Tensor,
-    decay: Tensor,
-    out_norm: Tensor,
-    o: Tensor,
-}
-
 struct Ffn {
     config: ModelConfig,
     gate_up: [Tensor; 2],
@@ -70,7 +51,7 @@ impl Model {
         params::check(config, weights)?;
         let get = |name: &str| weights[name].clone();
         let blocks = (0..config.n_layers)
-            .map(|l| Block::load(config, &|name| get(&format!("layers.{l}.{name}"))))
+            .map(|l| Block::load(config, l, &|name| get(&format!("layers.{l}.{name}"))))
             .collect();
         Ok(Self {
             embed: get("embed.weight"),
@@ -106,16 +87,16 @@ impl Model {
     /// Sets the inner base learning rate of every layer: 0 freezes what the model adapts.
     pub fn set_base_lr(&mut self, base_lr: f32) {
         for block in &mut self.blocks {
-            block.mixer.settings.base_lr = base_lr;
+            block.mixer.set_base_lr(base_lr);
         }
     }
 }
 
 impl Block {
-    fn load(config: &ModelConfig, get: &dyn Fn(&str) -> Tensor) -> Self {
+    fn load(config: &ModelConfig, layer: usize, get: &dyn Fn(&str) -> Tensor) -> Self {
         Self {
             mixer_norm: get("mixer_norm.weight"),
-            mixer: Mixer::load(config, get),
+            mixer: Mixer::load(config, layer, get),
             ffn_norm: get("ffn_norm.weight"),
             ffn: Ffn {
                 config: config.clone(),
@@ -131,65 +112,6 @@ impl Block {
         let h = (h + self.mixer.forward(&rms_norm(h, &self.mixer_norm, eps)?)?)?;
         let m = self.ffn.forward(&rms_norm(&h, &self.ffn_norm, eps)?)?;
         h + m
-    }
-}
-
-impl Mixer {
-    fn load(config: &ModelConfig, get: &dyn Fn(&str) -> Tensor) -> Self {
-        Self {
-            settings: Settings {
-                heads: config.n_heads,
-                d_head: config.d_head(),
-                mini_batch: config.mini_batch,
-                base_lr: config.ttt_base_lr,
-                rope_theta: config.rope_theta,
-                anchor_decay: config.anchor_decay,
-            },
-            eps: config.norm_eps,
-            conv: config.conv.then(|| get("mixer.conv.weight")),
-            qkv: ["q", "k", "v"].map(|name| get(&format!("mixer.{name}.weight"))),
-            gate: config.gate.then(|| get("mixer.gate.weight")),
-            lr_weight: get("mixer.lr.weight"),
-            lr_bias: get("mixer.lr.bias"),
-            tau: get("mixer.tau.bias"),
-            ln_weight: get("mixer.ln.weight"),
-            ln_bias: get("mixer.ln.bias"),
-            w0: get("mixer.w0"),
-            u0: get("mixer.u0"),
-            decay: get("mixer.decay"),
-            out_norm: get("mixer.out_norm.weight"),
-            o: get("mixer.o.weight"),
-        }
-    }
-
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let x = match &self.conv {
-            Some(weight) => causal_conv(x, weight)?,
-            None => x.clone(),
-        };
-        let qkv = bit_linear(&x, &Tensor::cat(&self.qkv, 0)?, 3)?;
-        let lr = self.inner_rates(&x)?;
-        let learned = Learned {
-            w0: &self.w0,
-            u0: &self.u0,
-            ln_weight: &self.ln_weight,
-            ln_bias: &self.ln_bias,
-            decay: &self.decay,
-            tau: &self.tau,
-        };
-        let y = ttt_linear(&qkv, &lr, &learned, &self.settings)?;
-        let y = match &self.gate {
-            Some(gate) => gated_norm(&y, &self.out_norm, &bit_linear(&x, gate, 1)?, self.eps)?,
-            None => rms_norm(&y, &self.out_norm, self.eps)?,
-        };
-        bit_linear(&y, &self.o, 1)
-    }
-
-    /// Logits of the inner learning rates, `[B, T, H]`; not a BitLinear.
-    fn inner_rates(&self, x: &Tensor) -> Result<Tensor> {
-        let (b, t, d) = x.dims3()?;
-        let flat = x.reshape((b * t, d))?.matmul(&self.lr_weight.t()?)?;
-        flat.broadcast_add(&self.lr_bias)?.reshape((b, t, ()))
     }
 }
 

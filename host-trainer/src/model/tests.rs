@@ -1,13 +1,22 @@
 use super::*;
+use crate::config;
 use candle_core::Device;
 
+/// A stack with every kind of mixer.
 fn small() -> (ModelConfig, Vec<(String, Var)>) {
+    use config::Mixer::{Attention, TttLinear, TttLite, TttMlp};
+    small_of(&[TttLinear, TttMlp, TttLite, Attention])
+}
+
+fn small_of(mixers: &[config::Mixer]) -> (ModelConfig, Vec<(String, Var)>) {
     let config = ModelConfig {
         vocab_size: 30,
         d_model: 16,
-        n_layers: 2,
+        n_layers: mixers.len(),
         n_heads: 2,
         d_ffn: 24,
+        mixers: mixers.to_vec(),
+        kv_heads: usize::from(mixers.contains(&config::Mixer::Attention)),
         mini_batch: 4,
         gate: true,
         ..ModelConfig::default()
@@ -73,12 +82,30 @@ fn every_weight_has_a_gradient() {
 
 #[test]
 fn a_base_rate_of_zero_freezes_what_is_learned_in_the_stream() {
-    let (config, vars) = small();
-    let mut model = Model::from_vars(&config, &vars).unwrap();
-    let tokens = [1, 2, 1, 2, 1, 2, 1, 2, 1];
-    let learning = logits(&model, &tokens);
-    model.set_base_lr(0.0);
-    assert_ne!(logits(&model, &tokens), learning);
+    use config::Mixer::{TttLinear, TttLite, TttMlp};
+    for kind in [TttLinear, TttMlp, TttLite] {
+        let (config, vars) = small_of(&[TttLinear, kind]);
+        let mut model = Model::from_vars(&config, &vars).unwrap();
+        let tokens = [1, 2, 1, 2, 1, 2, 1, 2, 1];
+        let learning = logits(&model, &tokens);
+        model.blocks[1].mixer.set_base_lr(0.0);
+        assert_ne!(logits(&model, &tokens), learning, "{kind:?}");
+    }
+}
+
+#[test]
+fn a_stack_repeats_its_mixers() {
+    use config::Mixer::{Attention, TttLite};
+    let mut config = small_of(&[TttLite, Attention]).0;
+    config.n_layers = 4;
+    let has = |l: usize, name: &str| {
+        let name = format!("layers.{l}.{name}");
+        specs(&config).iter().any(|spec| spec.name == name)
+    };
+    for l in 0..4 {
+        assert_eq!(has(l, "mixer.down.weight"), l % 2 == 0);
+        assert_eq!(has(l, "mixer.q.weight"), l % 2 == 1);
+    }
 }
 
 #[test]

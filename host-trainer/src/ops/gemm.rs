@@ -27,7 +27,7 @@ impl<'a> Mat<'a> {
     }
 
     /// The view of `rows` rows from row `start`.
-    fn rows_from(self, start: usize, rows: usize) -> Self {
+    pub fn rows_from(self, start: usize, rows: usize) -> Self {
         assert!(start + rows <= self.rows, "rows of the matrix");
         Self {
             data: &self.data[start * self.row_stride..],
@@ -67,7 +67,18 @@ pub fn matmul(a: Mat<'_>, b: Mat<'_>) -> Vec<f32> {
     out
 }
 
-fn product(a: Mat<'_>, b: Mat<'_>, out: &mut [f32]) {
+/// `out = a * b`, row-major, on this thread.
+pub fn product(a: Mat<'_>, b: Mat<'_>, out: &mut [f32]) {
+    multiply(a, b, out, false);
+}
+
+/// `out += a * b`, row-major, on this thread.
+pub fn add_product(a: Mat<'_>, b: Mat<'_>, out: &mut [f32]) {
+    multiply(a, b, out, true);
+}
+
+fn multiply(a: Mat<'_>, b: Mat<'_>, out: &mut [f32], add: bool) {
+    assert_eq!(a.cols, b.rows, "inner dimensions");
     assert_eq!(out.len(), a.rows * b.cols, "size of the result");
     // SAFETY: `Mat::new` and `Mat::rows_from` keep views inside their slices (transposing permutes
     // the same index set), and `out` is a row-major `a.rows x b.cols` buffer borrowed exclusively.
@@ -79,14 +90,14 @@ fn product(a: Mat<'_>, b: Mat<'_>, out: &mut [f32]) {
             out.as_mut_ptr(),
             1,
             b.cols as isize,
-            false,
+            add,
             a.data.as_ptr(),
             a.col_stride as isize,
             a.row_stride as isize,
             b.data.as_ptr(),
             b.col_stride as isize,
             b.row_stride as isize,
-            0.0,
+            if add { 1.0 } else { 0.0 },
             1.0,
             false,
             false,

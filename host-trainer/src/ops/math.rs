@@ -40,6 +40,32 @@ pub fn silu_grad(x: f32) -> f32 {
     s * (1.0 + x * (1.0 - s))
 }
 
+/// GELU in its tanh form (Hendrycks and Gimpel 2016) and its derivative:
+/// `0.5 x (1 + tanh(c (x + a x^3)))`.
+#[inline(always)]
+pub fn gelu(x: f32) -> (f32, f32) {
+    let (t, steep, _) = gelu_parts(x);
+    let slope = 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * steep;
+    (0.5 * x * (1.0 + t), slope)
+}
+
+/// Second derivative of [`gelu`].
+#[inline(always)]
+pub fn gelu_curvature(x: f32) -> f32 {
+    let (t, steep, bend) = gelu_parts(x);
+    (1.0 - t * t) * (steep - x * t * steep * steep + 0.5 * x * bend)
+}
+
+/// `tanh(i)` of GELU's inner polynomial `i`, and the polynomial's first two derivatives.
+#[inline(always)]
+fn gelu_parts(x: f32) -> (f32, f32, f32) {
+    const C: f32 = 0.797_884_6; // sqrt(2 / pi)
+    const A: f32 = 0.044_715;
+    let square = A * x * x;
+    let t = 1.0 - 2.0 / (exp(2.0 * C * (x + x * square)) + 1.0);
+    (t, C * (1.0 + 3.0 * square), 6.0 * C * A * x)
+}
+
 #[inline(always)]
 fn fold(lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
     let mut lanes = lanes;

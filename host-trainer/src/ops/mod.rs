@@ -4,10 +4,12 @@
 //! Every operation computes forward what `bitttt-core` computes, rounding step by rounding step;
 //! gradients go straight through every rounding (STE).
 
+pub mod attention;
 pub mod bit_linear;
 pub mod conv;
 pub mod embedding;
 pub mod ffn;
+pub mod lite;
 pub mod loss;
 pub mod math;
 pub mod norm;

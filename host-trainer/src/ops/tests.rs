@@ -13,7 +13,7 @@ use crate::rng::Rng;
 
 const EPS: f32 = 1e-5;
 
-fn random(shape: &[usize], seed: u64) -> Var {
+pub fn random(shape: &[usize], seed: u64) -> Var {
     let mut rng = Rng::new(seed, 7);
     let values: Vec<f32> = (0..shape.iter().product()).map(|_| rng.normal()).collect();
     Var::from_tensor(&Tensor::from_vec(values, shape, &Device::Cpu).unwrap()).unwrap()
@@ -29,7 +29,7 @@ fn distance(a: &Tensor, b: &Tensor) -> f32 {
 }
 
 /// Values and gradients of both agree within `tolerance`; the loss weighs every output by another factor.
-fn agree(
+pub fn agree(
     inputs: &[&Var],
     tolerance: f32,
     fused: impl Fn() -> Result<Tensor>,
@@ -60,7 +60,7 @@ fn plain_norm(x: &Tensor, gain: &Tensor) -> Result<Tensor> {
 }
 
 /// A value that is `hard` forward and passes its gradient to `soft`: the straight-through estimator.
-fn straight_through(soft: &Tensor, hard: &Tensor) -> Result<Tensor> {
+pub fn straight_through(soft: &Tensor, hard: &Tensor) -> Result<Tensor> {
     (hard.detach() - soft.detach())? + soft
 }
 

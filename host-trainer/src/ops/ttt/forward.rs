@@ -1,61 +1,54 @@
 //! One mini-batch of one head, and the walk over a row of the batch.
 
-use super::kernels::{
-    add_matmul, add_matmul_at, axpy, normalise, normalise_grad, rotate, transpose,
-};
+use super::kernels::{normalise, normalise_grad, rotate};
+use super::layer::{FastLayer, Rates};
 use super::{Head, LN_EPS, Rope, Sequence, Settings, Values, math};
 
 /// Everything computed for one mini-batch of `n` tokens, row-major `[n, d]` unless said otherwise.
 pub struct Chunk {
     pub n: usize,
     pub d: usize,
-    /// After RoPE.
-    pub q: Vec<f32>,
-    /// After RoPE.
-    pub k: Vec<f32>,
+    /// The inner model, first layer first: keys and queries after RoPE enter the first; `z` and `y` of the last are
+    /// normalised.
+    pub layers: Vec<FastLayer>,
     pub v: Vec<f32>,
-    /// Normalised `k W + u`.
-    pub x: Vec<f32>,
-    /// Factor of that normalisation, `[n]`.
+    /// Factor of the normalisation of `z`, `[n]`.
     pub r: Vec<f32>,
-    /// `LN(k W + u) - (v - k)`.
+    /// `LN(z) - (v - k)`.
     pub e: Vec<f32>,
-    /// Inner gradients.
-    pub g: Vec<f32>,
     /// Inner learning rates, `[n]`.
     pub lr: Vec<f32>,
-    /// `q_t.k_i + 1`, `[n, n]`.
-    pub att: Vec<f32>,
-    /// `-tau_t lr_i (q_t.k_i + 1)` for `i <= t`, else 0, `[n, n]`.
-    pub p: Vec<f32>,
-    /// Normalised output before scale and shift.
-    pub y: Vec<f32>,
-    /// Factor of that normalisation, `[n]`.
+    /// Factor of the normalisation of `y`, `[n]`.
     pub ry: Vec<f32>,
-    kt: Vec<f32>,
 }
 
 impl Chunk {
     pub fn new(s: &Settings) -> Self {
         let (b, d) = (s.mini_batch, s.d_head);
-        let rows = || vec![0.0; b * d];
+        let mut at = 0;
+        let layer = |(input, output): (usize, usize)| {
+            let layer = FastLayer::new((input, output), at, b);
+            at += (input + 1) * output;
+            layer
+        };
         Self {
             n: 0,
             d,
-            q: rows(),
-            k: rows(),
-            v: rows(),
-            x: rows(),
+            layers: s.layers().iter().copied().map(layer).collect(),
+            v: vec![0.0; b * d],
             r: vec![0.0; b],
-            e: rows(),
-            g: rows(),
+            e: vec![0.0; b * d],
             lr: vec![0.0; b],
-            att: vec![0.0; b * b],
-            p: vec![0.0; b * b],
-            y: rows(),
             ry: vec![0.0; b],
-            kt: rows(),
         }
+    }
+
+    pub fn last(&self) -> &FastLayer {
+        &self.layers[self.layers.len() - 1]
+    }
+
+    pub fn rates<'a>(&'a self, head: &Head<'a>) -> Rates<'a> {
+        Rates::new(head.tau, &self.lr[..self.n])
     }
 
     /// Fills the chunk for tokens `start..start + n`, given the fast state at its start.
@@ -71,47 +64,67 @@ impl Chunk {
     ) {
         self.n = n;
         self.load(s, rope, seq, start);
-        let (w, u) = state.split_at(self.d * self.d);
-        self.inner_gradients(head, w, u);
-        self.attend(head);
-        self.outputs(w, u);
+        self.inner_gradients(head, state);
+        self.outputs(head, state);
     }
 
     #[inline(always)]
     fn load(&mut self, s: &Settings, rope: &Rope, seq: Sequence<'_>, start: usize) {
         let (d, width) = (self.d, s.heads * s.d_head);
+        let first = &mut self.layers[0];
         for i in 0..self.n {
             let row = &seq.qkv[(start + i) * 3 * width + seq.head * d..];
             let at = i * d..(i + 1) * d;
-            self.q[at.clone()].copy_from_slice(&row[..d]);
-            self.k[at.clone()].copy_from_slice(&row[width..][..d]);
-            self.v[at.clone()].copy_from_slice(&row[2 * width..][..d]);
+            let (q, k) = (&mut first.q[at.clone()], &mut first.k[at.clone()]);
+            q.copy_from_slice(&row[..d]);
+            k.copy_from_slice(&row[width..][..d]);
+            self.v[at].copy_from_slice(&row[2 * width..][..d]);
             let turn = i * d / 2..(i + 1) * d / 2;
-            rotate(
-                &mut self.q[at.clone()],
-                &rope.cos[turn.clone()],
-                &rope.sin[turn.clone()],
-            );
-            rotate(&mut self.k[at], &rope.cos[turn.clone()], &rope.sin[turn]);
+            rotate(q, &rope.cos[turn.clone()], &rope.sin[turn.clone()]);
+            rotate(k, &rope.cos[turn.clone()], &rope.sin[turn]);
             let logit = seq.lr[(start + i) * s.heads + seq.head];
             self.lr[i] = s.base_lr * math::sigmoid(logit) / d as f32;
         }
     }
 
-    /// `g_i = d/dz 1/2 |LN(z) - (v - k)|^2` at `z = k_i W + u`.
+    /// The gradient of `1/2 |LN(z) - (v - k)|^2` for every layer's `k W + u`.
     #[inline(always)]
-    fn inner_gradients(&mut self, head: &Head<'_>, w: &[f32], u: &[f32]) {
+    fn inner_gradients(&mut self, head: &Head<'_>, state: &[f32]) {
+        let n = self.n;
+        for l in 0..self.layers.len() {
+            let (layer, next) = at_and_next(&mut self.layers, l);
+            layer.keys(state, n);
+            if let Some(next) = next {
+                layer.activate_keys(next, n);
+            }
+        }
+        self.last_gradients(head);
+        for l in (0..self.layers.len()).rev() {
+            if let (layer, Some(next)) = at_and_next(&mut self.layers, l) {
+                layer.pull(next, state, n);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn last_gradients(&mut self, head: &Head<'_>) {
         let (n, d) = (self.n, self.d);
-        fill_rows(&mut self.x[..n * d], u);
-        add_matmul(&mut self.x, &self.k, w, (n, d, d));
+        // The keys before the first layer, and the last layer: the same one in a linear model.
         for i in 0..n {
             let at = i * d..(i + 1) * d;
-            let x = &mut self.x[at.clone()];
+            let (k, e) = (&self.layers[0].k[at.clone()], &mut self.e[at.clone()]);
+            for (e, (v, k)) in e.iter_mut().zip(self.v[at].iter().zip(k)) {
+                *e = v - k;
+            }
+        }
+        let last = self.layers.len() - 1;
+        let FastLayer { z, g, .. } = &mut self.layers[last];
+        for i in 0..n {
+            let at = i * d..(i + 1) * d;
+            let (x, g, e) = (&mut z[at.clone()], &mut g[at.clone()], &mut self.e[at]);
             self.r[i] = normalise(x, LN_EPS);
-            let (k, v) = (&self.k[at.clone()], &self.v[at.clone()]);
-            let (e, g) = (&mut self.e[at.clone()], &mut self.g[at]);
             for c in 0..d {
-                e[c] = head.ln_weight[c] * x[c] + head.ln_bias[c] - (v[c] - k[c]);
+                e[c] = head.ln_weight[c] * x[c] + head.ln_bias[c] - e[c];
                 g[c] = head.ln_weight[c] * e[c];
             }
             normalise_grad(g, x, self.r[i]);
@@ -119,65 +132,45 @@ impl Chunk {
     }
 
     #[inline(always)]
-    fn attend(&mut self, head: &Head<'_>) {
-        let (n, d) = (self.n, self.d);
-        transpose(&mut self.kt[..n * d], &self.k[..n * d], n, d);
-        self.att[..n * n].fill(1.0);
-        add_matmul(&mut self.att[..n * n], &self.q, &self.kt, (n, n, d));
-        for t in 0..n {
-            for i in 0..n {
-                let open = if i <= t {
-                    -head.tau[t] * self.lr[i]
-                } else {
-                    0.0
-                };
-                self.p[t * n + i] = open * self.att[t * n + i];
+    fn outputs(&mut self, head: &Head<'_>, state: &[f32]) {
+        let n = self.n;
+        let rates = Rates::new(head.tau, &self.lr[..n]);
+        for l in 0..self.layers.len() {
+            let (layer, next) = at_and_next(&mut self.layers, l);
+            layer.queries(state, rates);
+            match next {
+                Some(next) => layer.activate_queries(next, n),
+                None => {
+                    for (y, ry) in layer.y.chunks_exact_mut(self.d).zip(&mut self.ry).take(n) {
+                        *ry = normalise(y, LN_EPS);
+                    }
+                }
             }
-        }
-    }
-
-    #[inline(always)]
-    fn outputs(&mut self, w: &[f32], u: &[f32]) {
-        let (n, d) = (self.n, self.d);
-        fill_rows(&mut self.y[..n * d], u);
-        add_matmul(&mut self.y, &self.q, w, (n, d, d));
-        add_matmul(&mut self.y, &self.p, &self.g, (n, d, n));
-        for i in 0..n {
-            self.ry[i] = normalise(&mut self.y[i * d..(i + 1) * d], LN_EPS);
         }
     }
 
     /// The state after this full mini-batch, from the state before it.
     #[inline(always)]
     fn next_state(&mut self, head: &Head<'_>, state: &[f32], next: &mut [f32]) {
-        let (n, d) = (self.n, self.d);
-        let anchor = head.w0.iter().chain(head.u0);
-        for ((next, old), anchor) in next.iter_mut().zip(state).zip(anchor) {
+        for ((next, old), anchor) in next.iter_mut().zip(state).zip(head.start) {
             *next = anchor + (1.0 - head.lambda) * (old - anchor);
         }
-        let (w, u) = next.split_at_mut(d * d);
-        let scaled = &mut self.kt[..n * d];
-        for i in 0..n {
-            let c = -head.tau[n - 1] * self.lr[i];
-            let at = i * d..(i + 1) * d;
-            for (s, k) in scaled[at.clone()].iter_mut().zip(&self.k[at.clone()]) {
-                *s = c * k;
-            }
-            axpy(u, c, &self.g[at]);
+        let rates = Rates::new(head.tau, &self.lr[..self.n]);
+        for layer in &mut self.layers {
+            layer.learn(next, rates);
         }
-        add_matmul_at(w, scaled, &self.g, (d, d, n));
     }
 }
 
+/// Item `i` and the one behind it.
 #[inline(always)]
-fn fill_rows(rows: &mut [f32], value: &[f32]) {
-    for row in rows.chunks_exact_mut(value.len()) {
-        row.copy_from_slice(value);
-    }
+pub fn at_and_next<T>(items: &mut [T], i: usize) -> (&mut T, Option<&mut T>) {
+    let (before, behind) = items.split_at_mut(i + 1);
+    (&mut before[i], behind.first_mut())
 }
 
 /// All heads of one row of the batch: `qkv [T, 3D]`, `lr [T, H]` to `out [T, D]`, keeping the state
-/// at each mini-batch start in `states [H, mini-batches, d * (d + 1)]`.
+/// at each mini-batch start in `states [H, mini-batches, state]`.
 #[inline(always)]
 pub fn row(
     s: &Settings,
@@ -215,15 +208,15 @@ fn sequence(
 ) {
     let (d, width, len) = (s.d_head, s.heads * s.d_head, s.state_len());
     let tokens = out.len() / width;
-    states[..d * d].copy_from_slice(head.w0);
-    states[d * d..len].copy_from_slice(head.u0);
+    states[..len].copy_from_slice(head.start);
     for (m, start) in (0..tokens).step_by(s.mini_batch).enumerate() {
         let n = s.mini_batch.min(tokens - start);
         let (state, rest) = states[m * len..].split_at_mut(len);
         chunk.compute(s, rope, seq, head, state, (start, n));
+        let (queries, normed) = (&chunk.layers[0].q, &chunk.last().y);
         for i in 0..n {
             let o = &mut out[(start + i) * width + seq.head * d..][..d];
-            let (q, y) = (&chunk.q[i * d..][..d], &chunk.y[i * d..][..d]);
+            let (q, y) = (&queries[i * d..][..d], &normed[i * d..][..d]);
             for c in 0..d {
                 o[c] = q[c] + (head.ln_weight[c] * y[c] + head.ln_bias[c]);
             }

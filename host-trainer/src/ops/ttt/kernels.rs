@@ -141,3 +141,11 @@ pub fn axpy(out: &mut [f32], scale: f32, x: &[f32]) {
         *o += scale * x;
     }
 }
+
+/// Every row of `rows` becomes `value`.
+#[inline(always)]
+pub fn fill_rows(rows: &mut [f32], value: &[f32]) {
+    for row in rows.chunks_exact_mut(value.len()) {
+        row.copy_from_slice(value);
+    }
+}

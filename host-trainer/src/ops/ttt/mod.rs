@@ -1,14 +1,19 @@
-//! TTT-Linear (Sun et al. 2024, arXiv 2407.04620, sections 2.3 to 2.7) as one operation.
+//! Test-time training (Sun et al. 2024, arXiv 2407.04620, sections 2.3 to 2.7) as one operation: TTT-Linear and
+//! TTT-MLP.
 //!
-//! For each row of the batch and each head, with `(W, u)` as at the start of a mini-batch of `b`
-//! tokens: `z_i = k_i W + u`, `g_i` the gradient of `1/2 |LN(z_i) - (v_i - k_i)|^2` for `z_i`, and
-//! `o_t = q_t + LN(q_t W + u - sum_{i<=t} tau_t lr_i (q_t.k_i + 1) g_i)`. A full mini-batch ends with
-//! `W <- W0 + (1 - lambda)(W - W0) - sum_i tau_{b-1} lr_i k_i^T g_i`, and so for `u`.
+//! For each row of the batch and each head, with the inner model `f` as at the start of a mini-batch of `b` tokens:
+//! `g_i` are the gradients of `1/2 |LN(f(k_i)) - (v_i - k_i)|^2` for what every layer of `f` puts out, and
+//! `o_t = q_t + LN(f_t(q_t))`, where `f_t` has each layer's `x W + u` replaced by
+//! `x W + u - sum_{i<=t} tau_t lr_i (x.x_i + 1) g_i`, `x_i` being what came into that layer from `k_i`.
+//! A full mini-batch ends with `W <- W0 + (1 - lambda)(W - W0) - sum_i tau_{b-1} lr_i x_i^T g_i`, and so for `u`.
+//! `f(x) = x W + u` in TTT-Linear, `gelu(x W0 + u0) W1 + u1` in TTT-MLP: both are lists of `FastLayer`.
 //! The outer gradient flows through all of it: the inner gradients, and the chain of mini-batches.
 
 mod backward;
 mod forward;
-mod kernels;
+pub(super) mod kernels;
+mod layer;
+mod layer_grads;
 
 use std::sync::Mutex;
 
@@ -21,9 +26,20 @@ use super::{math, result, simd, sum_in_order, tensor, values, with_values};
 /// Epsilon of the inner layer norm.
 const LN_EPS: f32 = 1e-6;
 
+/// The model that learns inside a TTT layer, one a head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Inner {
+    /// `x W + u`.
+    Linear,
+    /// `gelu(x W0 + u0) W1 + u1`, four times as wide inside.
+    Mlp,
+}
+
 /// Fixed numbers of a TTT layer.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// What learns.
+    pub inner: Inner,
     /// Heads, H.
     pub heads: usize,
     /// Width of a head, d.
@@ -40,10 +56,8 @@ pub struct Settings {
 
 /// Learned tensors of a TTT layer.
 pub struct Learned<'a> {
-    /// Start of the fast weights, `[H, d, d]` (in, out).
-    pub w0: &'a Tensor,
-    /// Start of the fast bias, `[H, d]`.
-    pub u0: &'a Tensor,
+    /// Start of the fast layers, first layer first: weights `[H, in, out]` and bias `[H, out]` of each.
+    pub start: &'a [[Tensor; 2]],
     /// Scale of the inner layer norm, `[H, d]`.
     pub ln_weight: &'a Tensor,
     /// Shift of the inner layer norm, `[H, d]`.
@@ -59,19 +73,19 @@ pub struct Learned<'a> {
 ///
 /// # Errors
 /// When shapes disagree or an operand is not f32 on the CPU.
-pub fn ttt_linear(
+pub fn ttt(
     qkv: &Tensor,
     lr: &Tensor,
     learned: &Learned<'_>,
     settings: &Settings,
 ) -> Result<Tensor> {
     let l = learned;
-    let parts = [l.w0, l.u0, l.ln_weight, l.ln_bias, l.decay, l.tau];
-    let flat: Vec<Tensor> = parts
-        .iter()
+    let start = l.start.iter().flatten();
+    let flat: Vec<Tensor> = start
+        .chain([l.ln_weight, l.ln_bias, l.decay, l.tau])
         .map(|p| p.flatten_all())
         .collect::<Result<_>>()?;
-    let op = TttLinear {
+    let op = Ttt {
         rope: Rope::new(settings),
         settings: settings.clone(),
         states: Mutex::new(Vec::new()),
@@ -98,57 +112,100 @@ impl Rope {
     }
 }
 
-/// Learned values as the arithmetic uses them, flat: `[w0, u0, ln_weight, ln_bias, decay, tau]`.
+/// Learned values as the arithmetic uses them. Flat, as the operation gets them, they are the fast layers' starts
+/// (`W [H, in, out]`, `u [H, out]` each), then `ln_weight`, `ln_bias`, `decay` and `tau`.
 struct Values {
     flat: Vec<f32>,
+    /// First fast state of each head, `[H, state]`.
+    starts: Vec<f32>,
     /// `sigmoid(decay)`, or 0 without anchor decay, `[H]`.
     lambda: Vec<f32>,
     /// `max(0, 1/(i+1) + c_i)`, `[b]`.
     tau: Vec<f32>,
 }
 
-/// One head's part of [`Values`] (or of their gradient).
+/// One head's part of [`Values`].
 struct Head<'a> {
-    w0: &'a [f32],
-    u0: &'a [f32],
+    /// `W` and `u` of each layer.
+    start: &'a [f32],
     ln_weight: &'a [f32],
     ln_bias: &'a [f32],
     lambda: f32,
     tau: &'a [f32],
 }
 
+/// The same `len` values in the flat parameters and in a head's state.
+struct Place {
+    flat: usize,
+    state: usize,
+    len: usize,
+}
+
 impl Settings {
-    /// Offsets of `u0`, `ln_weight`, `ln_bias`, `decay`, `tau` and the end in the flat parameters.
-    fn offsets(&self) -> [usize; 6] {
+    /// Width of what comes into and leaves each fast layer.
+    fn layers(&self) -> Vec<(usize, usize)> {
+        let d = self.d_head;
+        match self.inner {
+            Inner::Linear => vec![(d, d)],
+            Inner::Mlp => vec![(d, 4 * d), (4 * d, d)],
+        }
+    }
+
+    /// Floats of the fast state of one head.
+    fn state_len(&self) -> usize {
+        let floats = |(input, output)| (input + 1) * output;
+        self.layers().into_iter().map(floats).sum()
+    }
+
+    /// Offsets of `ln_weight`, `ln_bias`, `decay`, `tau` and the end in the flat parameters.
+    fn offsets(&self) -> [usize; 5] {
         let (h, d) = (self.heads, self.d_head);
-        let u0 = h * d * d;
-        let decay = u0 + 3 * h * d;
+        let ln = h * self.state_len();
+        let decay = ln + 2 * h * d;
         [
-            u0,
-            u0 + h * d,
-            u0 + 2 * h * d,
+            ln,
+            ln + h * d,
             decay,
             decay + h,
             decay + h + self.mini_batch,
         ]
     }
 
-    /// Floats of the fast state of one head.
-    fn state_len(&self) -> usize {
-        self.d_head * (self.d_head + 1)
+    /// Where the flat parameters hold the first state of head `h`.
+    fn places(&self, h: usize) -> Vec<Place> {
+        let (mut flat, mut state) = (0, 0);
+        let mut place = |len: usize| {
+            let place = Place {
+                flat: flat + h * len,
+                state,
+                len,
+            };
+            flat += self.heads * len;
+            state += len;
+            place
+        };
+        let layers = self.layers().into_iter();
+        layers
+            .flat_map(|(input, output)| [place(input * output), place(output)])
+            .collect()
     }
 }
 
 impl Values {
     /// Rounds the start of the fast weights through f16, as the blob stores it.
     fn new(flat: &[f32], s: &Settings) -> Result<Self> {
-        let [_, ln, _, decay, tau, end] = s.offsets();
+        let [ln, _, decay, tau, end] = s.offsets();
         if flat.len() != end {
             bail!("{} learned values, the settings need {end}", flat.len());
         }
-        let mut flat = flat.to_vec();
-        for v in &mut flat[..ln] {
-            *v = f16::from_f32(*v).to_f32();
+        let mut starts = vec![0.0; ln];
+        for (h, start) in starts.chunks_exact_mut(s.state_len()).enumerate() {
+            for place in s.places(h) {
+                let to = start[place.state..].iter_mut();
+                for (to, from) in to.zip(&flat[place.flat..][..place.len]) {
+                    *to = f16::from_f32(*from).to_f32();
+                }
+            }
         }
         let lambda = |d: &f32| {
             if s.anchor_decay {
@@ -159,18 +216,18 @@ impl Values {
         };
         let step = |(i, c): (usize, &f32)| (1.0 / (i + 1) as f32 + c).max(0.0);
         Ok(Self {
+            starts,
             lambda: flat[decay..tau].iter().map(lambda).collect(),
             tau: flat[tau..].iter().enumerate().map(step).collect(),
-            flat,
+            flat: flat.to_vec(),
         })
     }
 
     fn head(&self, h: usize, s: &Settings) -> Head<'_> {
-        let d = s.d_head;
-        let [u0, weight, bias, ..] = s.offsets();
+        let (d, len) = (s.d_head, s.state_len());
+        let [weight, bias, ..] = s.offsets();
         Head {
-            w0: &self.flat[h * d * d..][..d * d],
-            u0: &self.flat[u0 + h * d..][..d],
+            start: &self.starts[h * len..][..len],
             ln_weight: &self.flat[weight + h * d..][..d],
             ln_bias: &self.flat[bias + h * d..][..d],
             lambda: self.lambda[h],
@@ -189,27 +246,27 @@ struct Sequence<'a> {
     head: usize,
 }
 
-struct TttLinear {
+struct Ttt {
     settings: Settings,
     rope: Rope,
-    /// `[B, H, mini-batches, d * (d + 1)]`: `(W, u)` at each start, for the backward pass.
+    /// `[B, H, mini-batches, state]`: the fast weights at each start, for the backward pass.
     states: Mutex<Vec<f32>>,
 }
 
-impl TttLinear {
+impl Ttt {
     fn dims(&self, qkv: &Shape, lr: &Shape) -> Result<(usize, usize)> {
         let s = &self.settings;
         let (b, t, width) = qkv.dims3()?;
         if width != 3 * s.heads * s.d_head || lr.dims() != [b, t, s.heads] {
-            bail!("ttt-linear: qkv {qkv:?} and lr {lr:?} do not fit {s:?}");
+            bail!("ttt: qkv {qkv:?} and lr {lr:?} do not fit {s:?}");
         }
         Ok((b, t))
     }
 }
 
-impl CustomOp3 for TttLinear {
+impl CustomOp3 for Ttt {
     fn name(&self) -> &'static str {
-        "ttt-linear"
+        "ttt"
     }
 
     fn cpu_fwd(

@@ -6,11 +6,37 @@ use candle_core::{Device, Tensor, Var};
 use super::*;
 use crate::rng::Rng;
 
-/// Inputs by name: qkv, lr, w0, u0, ln_weight, ln_bias, decay, tau.
-type Operands = [Vec<f64>; 8];
+/// Inputs by name.
+#[derive(Clone)]
+struct Operands {
+    qkv: Vec<f64>,
+    lr: Vec<f64>,
+    /// `W [H, in, out]`, `u [H, out]` of every fast layer.
+    start: Vec<[Vec<f64>; 2]>,
+    ln_weight: Vec<f64>,
+    ln_bias: Vec<f64>,
+    decay: Vec<f64>,
+    tau: Vec<f64>,
+}
 
-fn settings(heads: usize, d_head: usize, mini_batch: usize) -> Settings {
+impl Operands {
+    /// All of them in one order.
+    fn all(&mut self) -> Vec<&mut Vec<f64>> {
+        let mut all = vec![&mut self.qkv, &mut self.lr];
+        all.extend(self.start.iter_mut().flatten());
+        all.extend([
+            &mut self.ln_weight,
+            &mut self.ln_bias,
+            &mut self.decay,
+            &mut self.tau,
+        ]);
+        all
+    }
+}
+
+fn settings(inner: Inner, heads: usize, d_head: usize, mini_batch: usize) -> Settings {
     Settings {
+        inner,
         heads,
         d_head,
         mini_batch,
@@ -30,16 +56,24 @@ fn operands(s: &Settings, batch: usize, tokens: usize, seed: u64) -> Operands {
     let (h, d) = (s.heads, s.d_head);
     // Values on the f16 grid: the rounding of W0 and u0 has no part in what is tested here.
     let grid = |v: Vec<f64>| v.iter().map(|x| f16::from_f64(*x).to_f64()).collect();
-    [
-        draw(batch * tokens * 3 * h * d, 1.0, 0.0),
-        draw(batch * tokens * h, 1.0, 0.5),
-        grid(draw(h * d * d, 0.3, 0.0)),
-        grid(draw(h * d, 0.1, 0.0)),
-        draw(h * d, 0.2, 1.0),
-        draw(h * d, 0.2, 0.0),
-        draw(h, 0.5, -1.0),
-        draw(s.mini_batch, 0.05, 0.02),
-    ]
+    Operands {
+        qkv: draw(batch * tokens * 3 * h * d, 1.0, 0.0),
+        lr: draw(batch * tokens * h, 1.0, 0.5),
+        start: s
+            .layers()
+            .into_iter()
+            .map(|(input, output)| {
+                [
+                    grid(draw(h * input * output, 0.3, 0.0)),
+                    grid(draw(h * output, 0.1, 0.0)),
+                ]
+            })
+            .collect(),
+        ln_weight: draw(h * d, 0.2, 1.0),
+        ln_bias: draw(h * d, 0.2, 0.0),
+        decay: draw(h, 0.5, -1.0),
+        tau: draw(s.mini_batch, 0.05, 0.02),
+    }
 }
 
 struct Norm<'a> {
@@ -79,12 +113,79 @@ impl Norm<'_> {
     }
 }
 
-/// `x W + u`, `W [d, d]` (in, out).
-fn affine(x: &[f64], w: &[f64], u: &[f64]) -> Vec<f64> {
-    let d = u.len();
-    (0..d)
-        .map(|o| u[o] + (0..d).map(|i| x[i] * w[i * d + o]).sum::<f64>())
-        .collect()
+/// A layer `x W + u`, `W [in, out]`.
+#[derive(Clone)]
+struct Layer {
+    w: Vec<f64>,
+    u: Vec<f64>,
+}
+
+impl Layer {
+    fn apply(&self, x: &[f64]) -> Vec<f64> {
+        let d = self.u.len();
+        (0..d)
+            .map(|o| self.u[o] + (0..x.len()).map(|i| x[i] * self.w[i * d + o]).sum::<f64>())
+            .collect()
+    }
+
+    /// `self + factor * other`.
+    fn plus(&self, factor: f64, other: &Self) -> Self {
+        let add = |a: &[f64], b: &[f64]| -> Vec<f64> {
+            a.iter().zip(b).map(|(a, b)| a + factor * b).collect()
+        };
+        Self {
+            w: add(&self.w, &other.w),
+            u: add(&self.u, &other.u),
+        }
+    }
+}
+
+/// GELU-tanh and, by a difference, its slope.
+fn gelu(x: f64) -> f64 {
+    0.5 * x * (1.0 + (0.797_884_560_802_865_4 * (x + 0.044_715 * x.powi(3))).tanh())
+}
+
+fn gelu_slope(x: f64) -> f64 {
+    (gelu(x + 1e-5) - gelu(x - 1e-5)) / 2e-5
+}
+
+/// What comes into each layer of the inner model, and what leaves the last.
+fn run_inner(model: &[Layer], x: &[f64]) -> (Vec<Vec<f64>>, Vec<f64>) {
+    let mut inputs = vec![x.to_vec()];
+    for layer in &model[..model.len() - 1] {
+        let hidden = layer.apply(&inputs[inputs.len() - 1]);
+        inputs.push(hidden.into_iter().map(gelu).collect());
+    }
+    let out = model[model.len() - 1].apply(&inputs[inputs.len() - 1]);
+    (inputs, out)
+}
+
+/// Gradient of `1/2 |LN(f(k)) - target|^2` for every weight of `f`, times `lr`.
+fn inner_step(model: &[Layer], norm: &Norm<'_>, k: &[f64], target: &[f64], lr: f64) -> Vec<Layer> {
+    let (inputs, out) = run_inner(model, k);
+    let mut g = norm.inner_grad(&out, target);
+    let mut steps = Vec::new();
+    for l in (0..model.len()).rev() {
+        let w = inputs[l]
+            .iter()
+            .flat_map(|x| g.iter().map(move |g| lr * x * g));
+        steps.insert(
+            0,
+            Layer {
+                w: w.collect(),
+                u: g.iter().map(|g| lr * g).collect(),
+            },
+        );
+        if l > 0 {
+            let (rows, z) = (
+                model[l].w.chunks(g.len()),
+                model[l - 1].apply(&inputs[l - 1]),
+            );
+            let pulled = rows.map(|row| row.iter().zip(&g).map(|(w, g)| w * g).sum::<f64>());
+            g = pulled.zip(z).map(|(a, z)| a * gelu_slope(z)).collect();
+        }
+    }
+    steps
 }
 
 fn rope(x: &[f64], position: usize, theta: f64) -> Vec<f64> {
@@ -100,56 +201,57 @@ fn rope(x: &[f64], position: usize, theta: f64) -> Vec<f64> {
 }
 
 /// One head of one row in the primal form: for every token the weights `W_t` of the paper are built
-/// and applied, `W_t = W - tau_t sum_{i<=t} lr_i k_i^T g_i`.
+/// and applied, `W_t = W - tau_t sum_{i<=t} lr_i dW_i`.
 fn oracle_sequence(s: &Settings, p: &Operands, row: usize, tokens: usize, h: usize) -> Vec<f64> {
     let (d, width) = (s.d_head, s.heads * s.d_head);
     let at = |v: &[f64], n: usize| v[h * n..(h + 1) * n].to_vec();
-    let (w0, u0) = (at(&p[2], d * d), at(&p[3], d));
-    let (weight, bias) = (at(&p[4], d), at(&p[5], d));
+    let start: Vec<Layer> = (p.start.iter().zip(s.layers()))
+        .map(|([w, u], (input, output))| Layer {
+            w: at(w, input * output),
+            u: at(u, output),
+        })
+        .collect();
+    let (weight, bias) = (at(&p.ln_weight, d), at(&p.ln_bias, d));
     let norm = Norm {
         weight: &weight,
         bias: &bias,
     };
     let lambda = if s.anchor_decay {
-        1.0 / (1.0 + (-p[6][h]).exp())
+        1.0 / (1.0 + (-p.decay[h]).exp())
     } else {
         0.0
     };
-    let (mut w, mut u) = (w0.clone(), u0.clone());
-    let (mut sum_w, mut sum_u) = (vec![0.0; d * d], vec![0.0; d]);
+    let nothing: Vec<Layer> = start.iter().map(|l| l.plus(-1.0, l)).collect();
+    let (mut model, mut sum) = (start.clone(), nothing.clone());
     let mut out = Vec::new();
     for t in 0..tokens {
         let i = t % s.mini_batch;
-        let token = &p[0][(row * tokens + t) * 3 * width + h * d..];
+        let token = &p.qkv[(row * tokens + t) * 3 * width + h * d..];
         let q = rope(&token[..d], i, f64::from(s.rope_theta));
         let k = rope(&token[width..][..d], i, f64::from(s.rope_theta));
         let v = &token[2 * width..][..d];
-        let logit = p[1][(row * tokens + t) * s.heads + h];
+        let logit = p.lr[(row * tokens + t) * s.heads + h];
         let lr = f64::from(s.base_lr) / (1.0 + (-logit).exp()) / d as f64;
-        let tau = (1.0 / (i + 1) as f64 + p[7][i]).max(0.0);
+        let tau = (1.0 / (i + 1) as f64 + p.tau[i]).max(0.0);
         let target: Vec<f64> = (0..d).map(|c| v[c] - k[c]).collect();
-        let g = norm.inner_grad(&affine(&k, &w, &u), &target);
-        for o in 0..d {
-            (0..d).for_each(|a| sum_w[a * d + o] += lr * k[a] * g[o]);
-            sum_u[o] += lr * g[o];
-        }
-        let step = |old: &[f64], sum: &[f64]| -> Vec<f64> {
-            old.iter().zip(sum).map(|(w, s)| w - tau * s).collect()
-        };
-        let y = norm.apply(&affine(&q, &step(&w, &sum_w), &step(&u, &sum_u)));
+        let step = inner_step(&model, &norm, &k, &target, lr);
+        sum = zip(&sum, &step, |sum, step| sum.plus(1.0, step));
+        let learned = zip(&model, &sum, |layer, sum| layer.plus(-tau, sum));
+        let y = norm.apply(&run_inner(&learned, &q).1);
         out.extend((0..d).map(|c| q[c] + y[c]));
         if i + 1 == s.mini_batch {
-            let pull = |old: &[f64], w0: &[f64], sum: &[f64]| -> Vec<f64> {
-                (0..old.len())
-                    .map(|j| w0[j] + (1.0 - lambda) * (old[j] - w0[j]) - tau * sum[j])
-                    .collect()
-            };
-            (w, u) = (pull(&w, &w0, &sum_w), pull(&u, &u0, &sum_u));
-            sum_w.fill(0.0);
-            sum_u.fill(0.0);
+            let pulled = zip(&model, &start, |layer, start| {
+                layer.plus(-lambda, &layer.plus(-1.0, start))
+            });
+            model = zip(&pulled, &sum, |layer, sum| layer.plus(-tau, sum));
+            sum = nothing.clone();
         }
     }
     out
+}
+
+fn zip(a: &[Layer], b: &[Layer], f: impl Fn(&Layer, &Layer) -> Layer) -> Vec<Layer> {
+    a.iter().zip(b).map(|(a, b)| f(a, b)).collect()
 }
 
 /// `[B, T, D]`.
@@ -170,17 +272,14 @@ fn oracle(s: &Settings, p: &Operands, batch: usize, tokens: usize) -> Vec<f64> {
 
 fn variables(p: &Operands, s: &Settings, batch: usize, tokens: usize) -> Vec<Var> {
     let (h, d) = (s.heads, s.d_head);
-    let shapes: [&[usize]; 8] = [
-        &[batch, tokens, 3 * h * d],
-        &[batch, tokens, h],
-        &[h, d, d],
-        &[h, d],
-        &[h, d],
-        &[h, d],
-        &[h],
-        &[s.mini_batch],
-    ];
-    p.iter()
+    let mut shapes = vec![vec![batch, tokens, 3 * h * d], vec![batch, tokens, h]];
+    for (input, output) in s.layers() {
+        shapes.extend([vec![h, input, output], vec![h, output]]);
+    }
+    shapes.extend([vec![h, d], vec![h, d], vec![h], vec![s.mini_batch]]);
+    p.clone()
+        .all()
+        .into_iter()
         .zip(shapes)
         .map(|(v, shape)| {
             let v: Vec<f32> = v.iter().map(|x| *x as f32).collect();
@@ -190,15 +289,19 @@ fn variables(p: &Operands, s: &Settings, batch: usize, tokens: usize) -> Vec<Var
 }
 
 fn run(s: &Settings, v: &[Var]) -> Tensor {
+    let (fast, rest) = v[2..].split_at(2 * s.layers().len());
+    let start: Vec<[Tensor; 2]> = fast
+        .chunks(2)
+        .map(|v| [v[0].as_tensor().clone(), v[1].as_tensor().clone()])
+        .collect();
     let learned = Learned {
-        w0: &v[2],
-        u0: &v[3],
-        ln_weight: &v[4],
-        ln_bias: &v[5],
-        decay: &v[6],
-        tau: &v[7],
+        start: &start,
+        ln_weight: &rest[0],
+        ln_bias: &rest[1],
+        decay: &rest[2],
+        tau: &rest[3],
     };
-    ttt_linear(&v[0], &v[1], &learned, s).unwrap()
+    ttt(&v[0], &v[1], &learned, s).unwrap()
 }
 
 fn flat(t: &Tensor) -> Vec<f32> {
@@ -217,30 +320,38 @@ fn check_forward(s: &Settings, batch: usize, tokens: usize) {
     }
 }
 
+const KINDS: [Inner; 2] = [Inner::Linear, Inner::Mlp];
+
 #[test]
 fn the_dual_form_equals_the_primal_form_of_the_paper() {
-    check_forward(&settings(2, 16, 4), 2, 12);
+    for inner in KINDS {
+        check_forward(&settings(inner, 2, 16, 4), 2, 12);
+    }
 }
 
 #[test]
 fn a_last_mini_batch_may_be_short_and_heads_of_any_even_width() {
-    check_forward(&settings(3, 6, 5), 2, 13);
-    check_forward(&settings(1, 20, 16), 1, 37);
-    check_forward(&settings(2, 8, 16), 1, 3);
+    for inner in KINDS {
+        check_forward(&settings(inner, 3, 6, 5), 2, 13);
+        check_forward(&settings(inner, 1, 20, 16), 1, 37);
+        check_forward(&settings(inner, 2, 8, 16), 1, 3);
+    }
 }
 
 #[test]
 fn without_anchor_decay_nothing_pulls_the_weights_back() {
-    let s = Settings {
-        anchor_decay: false,
-        ..settings(2, 8, 4)
-    };
-    check_forward(&s, 1, 17);
+    for inner in KINDS {
+        let s = Settings {
+            anchor_decay: false,
+            ..settings(inner, 2, 8, 4)
+        };
+        check_forward(&s, 1, 17);
+    }
 }
 
 /// Loss `sum_i c_i o_i` with fixed random `c`; returns the largest error of the analytic gradient of
 /// each operand, relative to the largest entry of that gradient.
-fn gradient_errors(s: &Settings, batch: usize, tokens: usize) -> [f64; 8] {
+fn gradient_errors(s: &Settings, batch: usize, tokens: usize) -> Vec<f64> {
     let p = operands(s, batch, tokens, 5);
     let mut rng = Rng::new(11, 0);
     let len = batch * tokens * s.heads * s.d_head;
@@ -259,21 +370,22 @@ fn gradient_errors(s: &Settings, batch: usize, tokens: usize) -> [f64; 8] {
         let out = oracle(s, p, batch, tokens);
         out.iter().zip(&c).map(|(o, c)| o * c).sum()
     };
-    std::array::from_fn(|operand| {
-        let got = flat(grads.get(&vars[operand]).unwrap());
+    let errors = |(operand, var): (usize, &Var)| {
+        let got = flat(grads.get(var).unwrap());
         let numeric: Vec<f64> = (0..got.len())
             .map(|i| slope(&loss, &p, operand, i))
             .collect();
         let scale = numeric.iter().fold(1e-3f64, |m, g| m.max(g.abs()));
         let error = |(g, n): (&f32, &f64)| (f64::from(*g) - n).abs() / scale;
         got.iter().zip(&numeric).map(error).fold(0.0, f64::max)
-    })
+    };
+    vars.iter().enumerate().map(errors).collect()
 }
 
 fn slope(loss: &impl Fn(&Operands) -> f64, p: &Operands, operand: usize, i: usize) -> f64 {
-    let mut moved = p.clone();
-    let mut at = |delta: f64| {
-        moved[operand][i] = p[operand][i] + delta;
+    let at = |delta: f64| {
+        let mut moved = p.clone();
+        moved.all()[operand][i] += delta;
         loss(&moved)
     };
     let step = 1e-5;
@@ -282,18 +394,23 @@ fn slope(loss: &impl Fn(&Operands) -> f64, p: &Operands, operand: usize, i: usiz
 
 #[test]
 fn the_gradient_equals_finite_differences_through_updates_and_a_short_tail() {
-    for (s, tokens) in [(settings(2, 6, 3), 8), (settings(1, 16, 4), 12)] {
+    for (s, tokens) in [
+        (settings(Inner::Linear, 2, 6, 3), 8),
+        (settings(Inner::Linear, 1, 16, 4), 12),
+        (settings(Inner::Mlp, 2, 4, 3), 8),
+        (settings(Inner::Mlp, 1, 6, 4), 12),
+    ] {
         let errors = gradient_errors(&s, 2, tokens);
-        println!("largest relative gradient errors {errors:?}");
+        println!("{:?}: largest relative gradient errors {errors:?}", s.inner);
         assert!(errors.iter().all(|e| *e < 2e-4), "{errors:?}");
     }
 }
 
 #[test]
 fn negative_token_weights_are_cut_to_zero_and_pass_no_gradient() {
-    let s = settings(1, 4, 2);
+    let s = settings(Inner::Linear, 1, 4, 2);
     let mut p = operands(&s, 1, 4, 9);
-    p[7] = vec![-2.0, 0.1];
+    p.tau = vec![-2.0, 0.1];
     let vars = variables(&p, &s, 1, 4);
     let grads = run(&s, &vars).sum_all().unwrap().backward().unwrap();
     let tau = flat(grads.get(&vars[7]).unwrap());
@@ -303,9 +420,11 @@ fn negative_token_weights_are_cut_to_zero_and_pass_no_gradient() {
 
 #[test]
 fn zero_base_rate_leaves_every_mini_batch_with_the_first_weights() {
-    let s = Settings {
-        base_lr: 0.0,
-        ..settings(2, 8, 4)
-    };
-    check_forward(&s, 1, 12);
+    for inner in KINDS {
+        let s = Settings {
+            base_lr: 0.0,
+            ..settings(inner, 2, 8, 4)
+        };
+        check_forward(&s, 1, 12);
+    }
 }

@@ -1,0 +1,161 @@
+//! Work in parts. The core has no threads; whoever has them lends them through [`Parallel`].
+//!
+//! Parts own whole rows, heads or columns, never a piece of a sum: the number of threads changes no bit.
+
+use core::fmt::Debug;
+use core::marker::PhantomData;
+use core::ops::Range;
+
+/// Runs the parts of a piece of work, at the same time where it can.
+///
+/// # Safety
+/// [`Parallel::run`] calls `part(i)` at most once for each `i` in `0..parts` and returns only when all calls have.
+pub unsafe trait Parallel: Sync + Debug {
+    /// How many parts can run at the same time.
+    fn width(&self) -> usize;
+
+    /// Calls `part(i)` for every `i` in `0..parts`.
+    fn run(&self, parts: usize, part: &(dyn Fn(usize) + Sync));
+}
+
+/// No threads: one part after the other.
+#[derive(Clone, Copy, Debug)]
+pub struct Alone;
+
+// SAFETY: a loop calls each part once.
+unsafe impl Parallel for Alone {
+    fn width(&self) -> usize {
+        1
+    }
+
+    fn run(&self, parts: usize, part: &(dyn Fn(usize) + Sync)) {
+        (0..parts).for_each(part);
+    }
+}
+
+/// A slice that parts write to at the same time, each to its own elements.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shared<'a, T> {
+    start: *mut T,
+    len: usize,
+    borrow: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: it is a `&mut [T]` that its users promise to cut into disjoint pieces.
+unsafe impl<T: Send> Sync for Shared<'_, T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Send for Shared<'_, T> {}
+
+impl<'a, T> Shared<'a, T> {
+    pub fn new(all: &'a mut [T]) -> Self {
+        Self {
+            start: all.as_mut_ptr(),
+            len: all.len(),
+            borrow: PhantomData,
+        }
+    }
+
+    /// The elements of `range`; none where it leaves the slice.
+    ///
+    /// # Safety
+    /// No other live piece overlaps it.
+    #[inline(always)]
+    pub unsafe fn piece(&self, range: Range<usize>) -> &'a mut [T] {
+        if range.start > range.end || range.end > self.len {
+            return &mut [];
+        }
+        // SAFETY: inside the slice that `new` borrowed for 'a; the caller promises that it is disjoint.
+        unsafe {
+            core::slice::from_raw_parts_mut(self.start.add(range.start), range.end - range.start)
+        }
+    }
+}
+
+/// Some columns of a matrix `[n, width]`, which belong to one part.
+pub(crate) struct Columns<'a> {
+    all: Shared<'a, f32>,
+    width: usize,
+    columns: Range<usize>,
+}
+
+impl Columns<'_> {
+    /// The part's columns of row `t`, to read.
+    #[inline(always)]
+    pub fn read(&self, t: usize) -> &[f32] {
+        let start = t * self.width;
+        // SAFETY: only this part has these columns, and `&self` keeps `row` from handing them out meanwhile.
+        unsafe {
+            self.all
+                .piece(start + self.columns.start..start + self.columns.end)
+        }
+    }
+
+    /// The part's columns of row `t`.
+    #[inline(always)]
+    pub fn row(&mut self, t: usize) -> &mut [f32] {
+        let start = t * self.width;
+        // SAFETY: only this part has these columns, and `&mut self` keeps two of its rows apart.
+        unsafe {
+            self.all
+                .piece(start + self.columns.start..start + self.columns.end)
+        }
+    }
+}
+
+/// What [`split`] runs: part number, its chunks, its columns.
+type Part<'f, const C: usize, const M: usize> =
+    dyn Fn(usize, [&mut [f32]; C], [Columns<'_>; M]) + Sync + 'f;
+
+/// Cuts `owned` slices into chunks and `matrices` into columns, `each` elements a part (the last parts get none where
+/// a slice is short), and runs `part(i, chunks, columns)` on them.
+pub(crate) fn split<const C: usize, const M: usize>(
+    parallel: &dyn Parallel,
+    parts: usize,
+    owned: [(&mut [f32], usize); C],
+    matrices: [(&mut [f32], usize); M],
+    part: &Part<'_, C, M>,
+) {
+    let owned = owned.map(|(all, each)| (Shared::new(all), each));
+    let matrices = matrices.map(|(all, each)| (Shared::new(all), each));
+    parallel.run(parts, &|i| {
+        // SAFETY: `run` calls each i once, and chunks of different parts do not overlap.
+        let chunks = owned.map(|(all, each)| unsafe { all.piece(i * each..(i + 1) * each) });
+        let columns = matrices.map(|(all, each)| Columns {
+            all,
+            width: parts * each,
+            columns: i * each..(i + 1) * each,
+        });
+        part(i, chunks, columns);
+    });
+}
+
+/// Part `i`'s share of `total` things. Without parts there is nothing, rather than a division that could panic.
+pub(crate) fn share(i: usize, parts: usize, total: usize) -> Range<usize> {
+    let before = |i: usize| (i * total).checked_div(parts).unwrap_or(0);
+    before(i)..before(i + 1)
+}
+
+/// Fewest tokens of a part: their norms and functions are worth a hand-off, those of a single token are not.
+const MIN_TOKENS: usize = 8;
+
+/// Cuts slices of `each` elements a token into ranges of tokens and runs `part(first token, slices)` on them.
+pub(crate) fn split_tokens<const C: usize>(
+    parallel: &dyn Parallel,
+    tokens: usize,
+    owned: [(&mut [f32], usize); C],
+    part: &(dyn Fn(usize, [&mut [f32]; C]) + Sync),
+) {
+    let parts = parallel.width().min(tokens / MIN_TOKENS);
+    if parts < 2 {
+        return part(0, owned.map(|(all, _)| all));
+    }
+    let owned = owned.map(|(all, each)| (Shared::new(all), each));
+    parallel.run(parts, &|i| {
+        let own = share(i, parts, tokens);
+        // SAFETY: `run` calls each i once, and ranges of different parts do not overlap.
+        part(
+            own.start,
+            owned.map(|(all, each)| unsafe { all.piece(own.start * each..own.end * each) }),
+        );
+    });
+}

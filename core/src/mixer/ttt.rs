@@ -1,0 +1,170 @@
+//! TTT-Linear and TTT-MLP (Sun et al. 2024, arXiv 2407.04620): per head a small model, linear or of two layers, that is
+//! trained on the stream itself, by one gradient step a mini-batch, in the dual form that needs no weights per token.
+
+use super::{Heads, Rows};
+use crate::format::{Config, LayerConfig};
+use crate::kernel::parallel::{Columns, split};
+use crate::kernel::ttt::{FastLayer, InnerNorm, TttHead, TttToken};
+use crate::math::sigmoid;
+use crate::memory::{head_state, ttt_temp};
+use crate::model::Ttt;
+use crate::workspace::{Cutter, Pass};
+
+/// Steps every head through the pass's tokens. Returns how many updates were dropped.
+pub(super) fn learn(
+    mixer: &Ttt<'_>,
+    record: &LayerConfig,
+    pass: &Pass<'_>,
+    state: &mut [f32],
+    heads: Heads<'_>,
+    rows: Rows<'_>,
+) -> u32 {
+    let config = pass.config;
+    let (d, h) = (config.d_head() as usize, config.n_heads as usize);
+    let Some((rates, temp)) = heads.temp.split_at_mut_checked(pass.tokens * h) else {
+        return 0;
+    };
+    let x = rows[3].chunks_exact((config.d_model as usize).max(1));
+    for (rates, x) in rates.chunks_exact_mut(h.max(1)).zip(x) {
+        for (h, rate) in rates.iter_mut().enumerate() {
+            *rate = inner_rate(mixer, pass, h, x);
+        }
+    }
+    let Some((drops, temp)) = temp.split_at_mut_checked(h) else {
+        return 0;
+    };
+    drops.fill(0.0);
+    let rates = &*rates;
+    split(
+        pass.parallel,
+        h,
+        [
+            (state, head_state(config, record)),
+            (temp, ttt_temp(config, record)),
+            (&mut *drops, 1),
+        ],
+        rows.map(|rows| (rows, d)),
+        &|h, [state, temp, drops], rows| {
+            if let Some(mut head) = head(mixer, config, state, h) {
+                let dropped = run_head(&mut head, h, mixer, pass, rates, heads.rope, temp, rows);
+                drops.fill(dropped as f32);
+            }
+        },
+    );
+    drops.iter().sum::<f32>() as u32
+}
+
+/// One head over the pass's tokens; returns how many of its updates were dropped.
+#[allow(clippy::too_many_arguments)] // what a part of the work owns
+fn run_head(
+    head: &mut TttHead<'_, '_>,
+    h: usize,
+    mixer: &Ttt<'_>,
+    pass: &Pass<'_>,
+    rates: &[f32],
+    rope: &[f32],
+    temp: &mut [f32],
+    [mut q, mut k, mut v, mut out]: [Columns<'_>; 4],
+) -> u32 {
+    let (d, heads) = (pass.config.d_head() as usize, pass.config.n_heads as usize);
+    let mut dropped = 0;
+    for t in 0..pass.tokens {
+        let i = pass.place(t);
+        let angles = rope.get(i * d..(i + 1) * d).unwrap_or(&[]);
+        let (q, k) = (q.row(t), k.row(t));
+        pass.backend.rotate(q, angles);
+        pass.backend.rotate(k, angles);
+        let rate = rates.get(t * heads + h).copied();
+        let token = TttToken {
+            q,
+            k,
+            v: v.row(t),
+            i,
+            rate: rate.filter(|_| pass.learning),
+            tau: tau(mixer, i),
+        };
+        pass.backend.ttt_step(head, &token, temp, out.row(t));
+        let full = i + 1 == usize::from(pass.config.mini_batch);
+        if full && !pass.backend.ttt_close(head, token.tau, temp) {
+            dropped += 1;
+        }
+    }
+    dropped
+}
+
+/// `lr = base_lr * sigmoid(w_lr . x + b_lr) / d`.
+fn inner_rate(mixer: &Ttt<'_>, pass: &Pass<'_>, h: usize, x: &[f32]) -> f32 {
+    let bias = mixer.lr_bias.get(h).copied().unwrap_or(0.0);
+    let logit = pass.backend.dot_stored(mixer.lr.row(h, x.len()), x) + bias;
+    (pass.config.ttt_base_lr * sigmoid(logit)) / pass.config.d_head() as f32
+}
+
+/// `tau_i = max(0, 1 / (i + 1) + c_i)`.
+fn tau(mixer: &Ttt<'_>, i: usize) -> f32 {
+    let tau = 1.0 / (i + 1) as f32 + mixer.tau.get(i).copied().unwrap_or(0.0);
+    if tau > 0.0 { tau } else { 0.0 }
+}
+
+/// Head `h` of the layer's tensors over its own slice of the state.
+fn head<'s, 'w>(
+    mixer: &Ttt<'w>,
+    config: &Config,
+    own: &'s mut [f32],
+    h: usize,
+) -> Option<TttHead<'s, 'w>> {
+    let (d, b) = (config.d_head() as usize, usize::from(config.mini_batch));
+    let width = match mixer.second {
+        Some(_) => config.d_inner() as usize,
+        None => d,
+    };
+    let mut cutter = Cutter(own);
+    let fast = cutter.take(d * width + width);
+    let second_fast = mixer.second.map(|_| cutter.take(width * d + d));
+    let first = FastLayer {
+        fast,
+        inputs: cutter.take(b * d),
+        grads: cutter.take(b * width),
+        start: [mixer.w0.row(h, d * width), mixer.u0.row(h, width)],
+        width,
+    };
+    let second = mixer
+        .second
+        .zip(second_fast)
+        .map(|((w1, u1), fast)| FastLayer {
+            fast,
+            inputs: cutter.take(b * width),
+            grads: cutter.take(b * d),
+            start: [w1.row(h, width * d), u1.row(h, d)],
+            width: d,
+        });
+    Some(TttHead {
+        first,
+        second,
+        rates: cutter.take(b),
+        norm: InnerNorm {
+            scale: mixer.ln_scale.get(h * d..(h + 1) * d)?,
+            bias: mixer.ln_bias.get(h * d..(h + 1) * d)?,
+            eps: config.ln_eps,
+        },
+        decay: mixer.decay.and_then(|decay| decay.get(h).copied()),
+    })
+}
+
+/// Puts a layer's state back to the start of a document.
+pub(super) fn reset(mixer: &Ttt<'_>, record: &LayerConfig, config: &Config, state: &mut [f32]) {
+    state.fill(0.0);
+    let heads = state.chunks_exact_mut(head_state(config, record).max(1));
+    for (h, own) in heads.enumerate() {
+        let Some(head) = head(mixer, config, own, h) else {
+            return;
+        };
+        for layer in [Some(head.first), head.second].into_iter().flatten() {
+            let [w, u] = layer.start;
+            let rows = layer.fast.len() - layer.width;
+            if let Some((to_w, to_u)) = layer.fast.split_at_mut_checked(rows) {
+                w.copy_to(to_w);
+                u.copy_to(to_u);
+            }
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! The first half of a block: what mixes information over time.
+
+use candle_core::{Result, Tensor};
+
+use crate::config::{self, KvCache, ModelConfig};
+use crate::ops::attention::{self, attention};
+use crate::ops::bit_linear::bit_linear;
+use crate::ops::conv::causal_conv;
+use crate::ops::lite::{self, ttt_lite};
+use crate::ops::norm::{gated_norm, rms_norm};
+use crate::ops::ttt::{self, Inner, Learned, ttt};
+
+/// A mixer of any kind, with the convolution in front of it.
+pub struct Mixer {
+    conv: Option<Tensor>,
+    kind: Kind,
+}
+
+enum Kind {
+    Heads(Heads),
+    Lite(Lite),
+}
+
+/// Queries, keys and values per head; then norm, gate and output projection.
+struct Heads {
+    memory: Memory,
+    qkv: [Tensor; 3],
+    gate: Option<Tensor>,
+    out_norm: Tensor,
+    o: Tensor,
+    eps: f32,
+}
+
+/// What remembers keys and values.
+enum Memory {
+    Ttt(Ttt),
+    Attention(attention::Settings),
+}
+
+struct Ttt {
+    settings: ttt::Settings,
+    lr_weight: Tensor,
+    lr_bias: Tensor,
+    tau: Tensor,
+    ln_weight: Tensor,
+    ln_bias: Tensor,
+    start: Vec<[Tensor; 2]>,
+    decay: Tensor,
+}
+
+struct Lite {
+    settings: lite::Settings,
+    down: Tensor,
+    up: Tensor,
+    decay: Tensor,
+}
+
+impl Mixer {
+    /// The mixer of block `layer`; `get` finds a tensor of that block by its name.
+    pub fn load(config: &ModelConfig, layer: usize, get: &dyn Fn(&str) -> Tensor) -> Self {
+        let mixer = config.mixer_of(layer);
+        let memory = match mixer {
+            config::Mixer::TttLite => None,
+            config::Mixer::TttLinear => Some(Memory::Ttt(Ttt::load(config, Inner::Linear, get))),
+            config::Mixer::TttMlp => Some(Memory::Ttt(Ttt::load(config, Inner::Mlp, get))),
+            config::Mixer::Attention => Some(Memory::Attention(attention::Settings {
+                heads: config.n_heads,
+                kv_heads: config.n_kv_heads(),
+                d_head: config.d_head(),
+                window: config.window,
+                rope_theta: config.rope_theta,
+                f16_cache: config.kv_cache == KvCache::F16,
+            })),
+        };
+        Self {
+            conv: config.conv.then(|| get("mixer.conv.weight")),
+            kind: match memory {
+                None => Kind::Lite(Lite::load(config, get)),
+                Some(memory) => Kind::Heads(Heads {
+                    memory,
+                    qkv: ["q", "k", "v"].map(|name| get(&format!("mixer.{name}.weight"))),
+                    gate: config.gates(mixer).then(|| get("mixer.gate.weight")),
+                    out_norm: get("mixer.out_norm.weight"),
+                    o: get("mixer.o.weight"),
+                    eps: config.norm_eps,
+                }),
+            },
+        }
+    }
+
+    /// `[B, T, D]` from `[B, T, D]`; every row starts with a fresh state.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let x = match &self.conv {
+            Some(weight) => causal_conv(x, weight)?,
+            None => x.clone(),
+        };
+        match &self.kind {
+            Kind::Heads(heads) => heads.forward(&x),
+            Kind::Lite(lite) => lite.forward(&x),
+        }
+    }
+
+    /// Sets the inner base learning rate, where something learns.
+    pub fn set_base_lr(&mut self, base_lr: f32) {
+        match &mut self.kind {
+            Kind::Heads(Heads {
+                memory: Memory::Ttt(ttt),
+                ..
+            }) => ttt.settings.base_lr = base_lr,
+            Kind::Heads(_) => {}
+            Kind::Lite(lite) => lite.settings.lr = base_lr,
+        }
+    }
+}
+
+impl Heads {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let [q, k, v] = &self.qkv;
+        let y = match &self.memory {
+            Memory::Ttt(memory) => {
+                let qkv = bit_linear(x, &Tensor::cat(&[q, k, v], 0)?, 3)?;
+                memory.forward(x, &qkv)?
+            }
+            Memory::Attention(settings) => {
+                let kv = bit_linear(x, &Tensor::cat(&[k, v], 0)?, 2)?;
+                attention(&bit_linear(x, q, 1)?, &kv, settings)?
+            }
+        };
+        let y = match &self.gate {
+            Some(gate) => gated_norm(&y, &self.out_norm, &bit_linear(x, gate, 1)?, self.eps)?,
+            None => rms_norm(&y, &self.out_norm, self.eps)?,
+        };
+        bit_linear(&y, &self.o, 1)
+    }
+}
+
+impl Ttt {
+    fn load(config: &ModelConfig, inner: Inner, get: &dyn Fn(&str) -> Tensor) -> Self {
+        let layers: &[[&str; 2]] = match inner {
+            Inner::Linear => &[["mixer.w0", "mixer.u0"]],
+            Inner::Mlp => &[["mixer.w0", "mixer.u0"], ["mixer.w1", "mixer.u1"]],
+        };
+        Self {
+            settings: ttt::Settings {
+                inner,
+                heads: config.n_heads,
+                d_head: config.d_head(),
+                mini_batch: config.mini_batch,
+                base_lr: config.ttt_base_lr,
+                rope_theta: config.rope_theta,
+                anchor_decay: config.anchor_decay,
+            },
+            lr_weight: get("mixer.lr.weight"),
+            lr_bias: get("mixer.lr.bias"),
+            tau: get("mixer.tau.bias"),
+            ln_weight: get("mixer.ln.weight"),
+            ln_bias: get("mixer.ln.bias"),
+            start: layers.iter().map(|names| names.map(get)).collect(),
+            decay: get("mixer.decay"),
+        }
+    }
+
+    fn forward(&self, x: &Tensor, qkv: &Tensor) -> Result<Tensor> {
+        let learned = Learned {
+            start: &self.start,
+            ln_weight: &self.ln_weight,
+            ln_bias: &self.ln_bias,
+            decay: &self.decay,
+            tau: &self.tau,
+        };
+        ttt(qkv, &self.inner_rates(x)?, &learned, &self.settings)
+    }
+
+    /// Logits of the inner learning rates, `[B, T, H]`; not a BitLinear.
+    fn inner_rates(&self, x: &Tensor) -> Result<Tensor> {
+        let (b, t, d) = x.dims3()?;
+        let flat = x.reshape((b * t, d))?.matmul(&self.lr_weight.t()?)?;
+        flat.broadcast_add(&self.lr_bias)?.reshape((b, t, ()))
+    }
+}
+
+impl Lite {
+    fn load(config: &ModelConfig, get: &dyn Fn(&str) -> Tensor) -> Self {
+        Self {
+            settings: lite::Settings {
+                mini_batch: config.mini_batch,
+                lr: config.ttt_base_lr,
+                anchor_decay: config.anchor_decay,
+            },
+            down: get("mixer.down.weight"),
+            up: get("mixer.up.weight"),
+            decay: get("mixer.decay"),
+        }
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let p = ttt_lite(&bit_linear(x, &self.down, 1)?, &self.decay, &self.settings)?;
+        bit_linear(&p, &self.up, 1)
+    }
+}
