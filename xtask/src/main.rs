@@ -7,6 +7,7 @@ mod elf;
 mod firmware;
 mod host;
 mod machines;
+mod peers;
 mod report;
 mod setup;
 mod test;
@@ -31,6 +32,10 @@ enum Chore {
     ///
     /// Example: cargo xtask firmware --prompt "Once upon" --tokens 64
     Firmware(firmware::Options),
+    /// Times other engines beside ours, on the same shapes in the same run
+    ///
+    /// Example: cargo xtask peers --shape tiny
+    Peers(peers::Options),
     /// Installs emulators and compiler targets, or says how to
     Setup,
 }
@@ -39,6 +44,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().chore {
         Chore::Test(options) => test::run(&options),
         Chore::Firmware(options) => firmware::run(&options),
+        Chore::Peers(options) => peers::run(&options),
         Chore::Setup => setup::everything(),
     };
     match done {
