@@ -7,6 +7,7 @@
 //! Invariant: a query's sums depend on no other query that happens to share its loads, and scores that are NaN count
 //! as impossible, so finite values give a finite output.
 
+use super::halves::Stored;
 use super::lanes::{LANES, WIDE, copy, tree};
 use super::parallel::Columns;
 use crate::math::exp;
@@ -47,37 +48,6 @@ pub(crate) struct Queries<'a> {
 
 /// Values are read in blocks of columns; a last block may read this many elements beyond its row. Their sums are dropped.
 pub(crate) const SLACK: usize = 32;
-
-/// An element as stored.
-trait Stored: Copy {
-    fn widen(self) -> f32;
-}
-
-impl Stored for f32 {
-    #[inline(always)]
-    fn widen(self) -> f32 {
-        self
-    }
-}
-
-/// binary16 as bits. Exponent and fraction, moved into an f32's place, are the number times 2^-112; a multiplication
-/// is exact, subnormals included, and needs no case distinction that would keep it from vectorising.
-impl Stored for u16 {
-    #[inline(always)]
-    fn widen(self) -> f32 {
-        let bits = (i32::from(self as i16) << 13) as u32 & 0x8FFF_E000; // extending the sign put it in place
-        f32::from_bits(bits) * f32::from_bits((127 + 112) << 23)
-    }
-}
-
-/// Widens a tile's keys or values, exactly.
-#[inline(always)]
-pub(crate) fn widen_tile(from: Floats<'_>, to: &mut [f32]) {
-    match from {
-        Floats::F16(from) => to.iter_mut().zip(from).for_each(|(to, &x)| *to = x.widen()),
-        Floats::F32(from) => copy(to, from),
-    }
-}
 
 /// Adds a tile to the attention of every query.
 #[inline(always)]
@@ -323,16 +293,6 @@ mod tests {
     use super::super::parallel::{Alone, split};
     use super::*;
     use std::vec::Vec;
-
-    #[test]
-    fn widening_is_exact_for_every_half() {
-        for bits in 0..=u16::MAX {
-            let expected = half::f16::from_bits(bits).to_f32();
-            if expected.is_finite() {
-                assert_eq!(bits.widen().to_bits(), expected.to_bits());
-            }
-        }
-    }
 
     /// One tile for two tokens of three query heads, in one go; the output before the division by the sums.
     fn outputs(backend: Backend, query: &[f32], keys: &[u16], values: &[u16]) -> Vec<u32> {

@@ -1,7 +1,7 @@
 //! The arithmetic, and the choice of who does it.
 //!
-//! Down the folder: `scalar` (integer dot products, the reference), `lanes`, `attention`, `ttt`, `ttt_mlp` and
-//! `lite` (float kernels, one body for all).
+//! Down the folder: `scalar` (integer dot products, the reference), `lanes`, `attention`, `halves`, `ttt`, `ttt_mlp`
+//! and `lite` (float kernels, one body for all).
 //! Across: one file an instruction set. Every backend gives the same bits (docs/NUMERICS.md); which one runs
 //! is decided once, by [`Backend::detect`].
 
@@ -14,6 +14,7 @@ pub(crate) mod attention;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+pub(crate) mod halves;
 pub(crate) mod lanes;
 pub(crate) mod lite;
 #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]

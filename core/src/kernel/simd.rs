@@ -67,6 +67,8 @@ pub(crate) trait Format<S: Simd> {
     const OFFSET: i32;
     /// How many [`Format::tile`] a `Tile` holds, invalid codes included.
     const STEPS: usize;
+    /// Blocks that an `Acc` takes before [`Format::carry`], a broken one at the end of the row not counted.
+    const RUN: usize = usize::MAX;
     /// Sums of a row in decode.
     type Acc: Copy;
     /// Sums of a row in prefill, perhaps narrow ones.
@@ -75,6 +77,11 @@ pub(crate) trait Format<S: Simd> {
     unsafe fn zero() -> Self::Acc;
     /// Adds a register of bytes times the activations of its planes, the first `PLANES` of `q`.
     unsafe fn add(acc: Self::Acc, bytes: S::Bytes, q: &[S::Bytes; MAX_PLANES]) -> Self::Acc;
+    /// Makes room in sums that are narrow.
+    #[inline(always)]
+    unsafe fn carry(acc: Self::Acc) -> Self::Acc {
+        acc
+    }
     unsafe fn sums(acc: Self::Acc) -> S::Sums;
     /// Codes of the first plane, and the bytes with the planes after it.
     unsafe fn next(bytes: S::Bytes) -> (S::Bytes, S::Bytes);
@@ -157,12 +164,33 @@ unsafe fn packed<S: Simd, K: Format<S>>(p: &Product<'_>, w: Rows<'_>, rows: Rang
         if tokens >= panel::MIN_TOKENS {
             return S::many::<K>(p, w, rows);
         }
-        let mut first = rows.start;
-        if S::ROWS == 8 {
-            first = groups::<S, K, 8>(p, w, first..rows.end);
+        if w.width.is_multiple_of(BLOCK) {
+            few::<S, K, false>(p, w, rows);
+        } else {
+            few::<S, K, true>(p, w, rows);
         }
-        first = groups::<S, K, 4>(p, w, first..rows.end);
-        groups::<S, K, 1>(p, w, first..rows.end);
+    }
+}
+
+/// A product with few tokens. `TAIL` says that rows end in a broken block: those that do not, the most, are spared its
+/// preparations, which on rows of one block cost as much as the products.
+///
+/// # Safety
+/// As checked in [`packed`].
+#[inline(always)]
+unsafe fn few<S: Simd, K: Format<S>, const TAIL: bool>(
+    p: &Product<'_>,
+    w: Rows<'_>,
+    rows: Range<usize>,
+) {
+    let mut first = rows.start;
+    // SAFETY: the caller's.
+    unsafe {
+        if S::ROWS == 8 {
+            first = groups::<S, K, 8, TAIL>(p, w, first..rows.end);
+        }
+        first = groups::<S, K, 4, TAIL>(p, w, first..rows.end);
+        groups::<S, K, 1, TAIL>(p, w, first..rows.end);
     }
 }
 
@@ -171,24 +199,26 @@ unsafe fn packed<S: Simd, K: Format<S>>(p: &Product<'_>, w: Rows<'_>, rows: Rang
 /// # Safety
 /// As checked in [`packed`].
 #[inline(always)]
-unsafe fn groups<S: Simd, K: Format<S>, const R: usize>(
+unsafe fn groups<S: Simd, K: Format<S>, const R: usize, const TAIL: bool>(
     p: &Product<'_>,
     w: Rows<'_>,
     rows: Range<usize>,
 ) -> usize {
     let mut r = rows.start;
     while r + R <= rows.end {
-        let tokens =
-            p.q.codes
-                .chunks_exact(p.q.stride)
-                .zip(p.q.scales)
-                .zip(p.q.sums);
-        for (t, ((codes, &token), &sum)) in tokens.enumerate() {
+        let scales = w.scale.of_rows::<R>(r);
+        for (t, (&token, &sum)) in p.q.scales.iter().zip(p.q.sums).enumerate() {
             // SAFETY: the caller's.
-            let sums = unsafe { dot_rows::<S, K, R>(w, r, codes.as_ptr().cast()) };
-            for (i, (out, dot)) in p.out(t, r..r + R).iter_mut().zip(sums).enumerate() {
-                // What comes out fits; codes that are 128 more than the weights may have wrapped before.
-                *out = dot.wrapping_sub(K::OFFSET * sum) as f32 * (token * w.scale.of(r + i));
+            let sums = unsafe {
+                let codes = p.q.codes.as_ptr().add(t * p.q.stride);
+                dot_rows::<S, K, R, TAIL>(w, r, codes.cast())
+            };
+            // Of known length, so that they are made in one register.
+            if let Some(out) = p.out(t, r..r + R).first_chunk_mut::<R>() {
+                for ((out, dot), scale) in out.iter_mut().zip(sums).zip(scales) {
+                    // What comes out fits; codes that are 128 more than the weights may have wrapped before.
+                    *out = dot.wrapping_sub(K::OFFSET * sum) as f32 * (token * scale);
+                }
             }
         }
         r += R;
@@ -211,9 +241,9 @@ macro_rules! each_row {
 /// Codes times activations of rows `first..first + R`.
 ///
 /// # Safety
-/// The rows are there, and `q` has the codes of [`padded`] columns.
+/// The rows are there, and `q` has the codes of [`padded`] columns; without a `TAIL` rows are whole blocks.
 #[inline(always)]
-unsafe fn dot_rows<S: Simd, K: Format<S>, const R: usize>(
+unsafe fn dot_rows<S: Simd, K: Format<S>, const R: usize, const TAIL: bool>(
     w: Rows<'_>,
     first: usize,
     q: *const u8,
@@ -225,30 +255,30 @@ unsafe fn dot_rows<S: Simd, K: Format<S>, const R: usize>(
         let mut acc = [K::zero(); R];
         let mut at = 0;
         while at < whole {
-            each_row!(i in R, {
-                S::prefetch(w.row(first + i).0.wrapping_add(at + AHEAD));
-            });
-            let mut inside = 0;
-            while inside < BLOCK {
-                let planes = load_planes::<S, K>(q.add(at * K::PLANES + inside), BLOCK);
+            let end = whole.min(at.saturating_add(BLOCK.saturating_mul(K::RUN)));
+            while at < end {
                 each_row!(i in R, {
-                    let bytes = S::load(w.row(first + i).0.add(at + inside));
-                    acc[i] = K::add(acc[i], bytes, &planes);
+                    S::prefetch(w.row(first + i).0.wrapping_add(at + AHEAD));
                 });
-                inside += S::BYTES;
+                let mut inside = 0;
+                while inside < BLOCK {
+                    let planes = load_planes::<S, K>(q.add(at * K::PLANES + inside), BLOCK);
+                    each_row!(i in R, {
+                        let bytes = S::load(w.row(first + i).0.add(at + inside));
+                        acc[i] = K::add(acc[i], bytes, &planes);
+                    });
+                    inside += S::BYTES;
+                }
+                at += BLOCK;
             }
-            at += BLOCK;
+            if TAIL || at < whole {
+                each_row!(i in R, {
+                    acc[i] = K::carry(acc[i]);
+                });
+            }
         }
-        let stride = w.width - whole;
-        let mut inside = 0;
-        while inside < stride {
-            let planes = load_planes::<S, K>(q.add(whole * K::PLANES + inside), stride);
-            for (i, acc) in acc.iter_mut().enumerate() {
-                let (row, available) = w.row(first + i);
-                let bytes = load_up_to::<S>(row, whole + inside, w.width, available);
-                *acc = K::add(*acc, bytes, &planes);
-            }
-            inside += S::BYTES;
+        if TAIL {
+            acc = add_tail::<S, K, R>(acc, w, first, q.add(whole * K::PLANES), whole);
         }
         let mut sums = [S::zero(); R];
         for (sums, acc) in sums.iter_mut().zip(acc) {
@@ -256,6 +286,35 @@ unsafe fn dot_rows<S: Simd, K: Format<S>, const R: usize>(
         }
         S::totals(sums)
     }
+}
+
+/// Adds the broken block behind `whole` bytes of each row, whose activations begin at `q`.
+///
+/// # Safety
+/// As [`dot_rows`].
+#[inline(always)]
+unsafe fn add_tail<S: Simd, K: Format<S>, const R: usize>(
+    mut acc: [K::Acc; R],
+    w: Rows<'_>,
+    first: usize,
+    q: *const u8,
+    whole: usize,
+) -> [K::Acc; R] {
+    let stride = w.width - whole;
+    let mut inside = 0;
+    // SAFETY: the caller's.
+    unsafe {
+        while inside < stride {
+            let planes = load_planes::<S, K>(q.add(inside), stride);
+            for (i, acc) in acc.iter_mut().enumerate() {
+                let (row, available) = w.row(first + i);
+                let bytes = load_up_to::<S>(row, whole + inside, w.width, available);
+                *acc = K::add(*acc, bytes, &planes);
+            }
+            inside += S::BYTES;
+        }
+    }
+    acc
 }
 
 /// The activations of a register's planes, `stride` apart.

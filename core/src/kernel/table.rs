@@ -16,7 +16,8 @@ macro_rules! float_kernels {
             fn lanes::softmax_terms(x: &mut [f32], max: f32, temperature: f32);
             fn lanes::rotate(x: &mut [f32], row: &[f32]);
             fn attention::attend(tile: &attention::Tile<'_>, queries: &mut attention::Queries<'_>);
-            fn attention::widen_tile(from: crate::model::Floats<'_>, to: &mut [f32]);
+            fn halves::narrow(from: &[f32], to: &mut [u16]);
+            fn halves::widen_tile(from: crate::model::Floats<'_>, to: &mut [f32]);
             fn ttt::ttt_step(head: &mut ttt::TttHead<'_, '_>, token: &ttt::TttToken<'_>, temp: &mut [f32], out: &mut [f32]);
             fn ttt::ttt_close(head: &mut ttt::TttHead<'_, '_>, tau: f32, temp: &mut [f32]) -> bool;
             fn lite::lite_step(w: &mut [f32], step: lite::LiteStep, f: &mut [f32], p: &mut [f32]) -> bool;

@@ -138,7 +138,8 @@ impl Head<'_> {
                 {
                     pass.backend.rotate(query, angles);
                 }
-                self.cache.store(position, key.row(t), value.row(t));
+                self.cache
+                    .store(pass.backend, position, key.row(t), value.row(t));
             }
             let visible = seen.saturating_add(1).min(self.cache.slots);
             self.attend(pass, tokens.clone(), visible);

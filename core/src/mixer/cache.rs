@@ -2,8 +2,8 @@
 //!
 //! Invariant: what is stored is finite.
 
+use crate::kernel::Backend;
 use crate::kernel::attention::{SLACK, Tile};
-use crate::math::clamp;
 use crate::memory::TILE;
 use crate::model::Floats;
 
@@ -23,13 +23,14 @@ pub(super) struct Cache<'s> {
 
 impl Cache<'_> {
     /// Stores a token's key and value in its place, over those of the token `slots` before.
-    pub fn store(&mut self, position: u64, key: &[f32], value: &[f32]) {
+    pub fn store(&mut self, backend: Backend, position: u64, key: &[f32], value: &[f32]) {
         let slot = (position % (self.slots as u64).max(1)) as usize;
         let (d, values) = (self.d, self.slots * self.d);
         if self.f32 {
             store(self.words, values, d, slot, [key, value], finite);
         } else if let Ok(halves) = bytemuck::try_cast_slice_mut(self.words) {
-            store(halves, values, d, slot, [key, value], half);
+            let narrow = |from: &[f32], to: &mut [u16]| backend.narrow(from, to);
+            store(halves, values, d, slot, [key, value], narrow);
         }
     }
 
@@ -49,36 +50,36 @@ impl Cache<'_> {
     }
 }
 
-fn store<T>(
+/// Elements of a key that are narrowed together.
+const BLOCK: usize = 32;
+
+fn store<T: Copy + Default>(
     cache: &mut [T],
     values: usize,
     d: usize,
     slot: usize,
     [key, value]: [&[f32]; 2],
-    narrow: fn(f32) -> T,
+    narrow: impl Fn(&[f32], &mut [T]),
 ) {
     let Some((values, keys)) = cache.split_at_mut_checked(values) else {
         return;
     };
-    let row = values.get_mut(slot * d..).unwrap_or_default();
-    row.iter_mut()
-        .zip(value)
-        .for_each(|(to, &v)| *to = narrow(v));
+    narrow(value, values.get_mut(slot * d..).unwrap_or_default());
     let tile = keys.get_mut(slot / TILE * TILE * d..).unwrap_or_default();
-    for (row, &k) in tile.chunks_exact_mut(TILE).zip(key) {
-        if let Some(to) = row.get_mut(slot % TILE) {
-            *to = narrow(k);
+    for (rows, key) in tile.chunks_mut(TILE * BLOCK).zip(key.chunks(BLOCK)) {
+        let mut column = [T::default(); BLOCK];
+        narrow(key, &mut column);
+        let elements = column.iter().take(key.len());
+        for (row, &k) in rows.chunks_exact_mut(TILE).zip(elements) {
+            if let Some(to) = row.get_mut(slot % TILE) {
+                *to = k;
+            }
         }
     }
 }
 
-fn finite(x: f32) -> f32 {
-    if x.is_finite() { x } else { 0.0 }
-}
-
-/// Rounded to even, held within the finite numbers, by software on every target; NaN becomes 0.
-fn half(x: f32) -> u16 {
-    const MAX: f32 = 65_504.0;
-    let x = if x.is_nan() { 0.0 } else { x };
-    half::f16::from_f32_const(clamp(x, -MAX, MAX)).to_bits()
+fn finite(from: &[f32], to: &mut [f32]) {
+    for (to, &x) in to.iter_mut().zip(from) {
+        *to = if x.is_finite() { x } else { 0.0 };
+    }
 }

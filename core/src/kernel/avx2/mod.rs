@@ -1,9 +1,13 @@
 //! AVX2: `vpmaddubsw` multiplies 32 codes with 32 activations and adds pairs in 16 bits.
 //!
+//! Decode is `simd`'s, prefill [`quads`]'s.
+//!
 //! Every function here requires AVX2; `kernel::Backend` hands out the AVX2 value only where it is present.
 
-use super::simd::{self, Format, MAX_PLANES, Simd};
-use super::{Product, attention, lanes, lite, ttt};
+mod quads;
+
+use super::simd::{self, Format, MAX_PLANES, Rows, Simd};
+use super::{Product, attention, halves, lanes, lite, ttt};
 use core::arch::x86_64::*;
 use core::ops::Range;
 
@@ -75,6 +79,12 @@ impl Simd for Avx2 {
         unsafe { _mm256_setzero_si256() }
     }
 
+    #[inline(always)]
+    unsafe fn many<K: Format<Self>>(p: &Product<'_>, w: Rows<'_>, rows: Range<usize>) {
+        // SAFETY: the caller's.
+        unsafe { quads::product::<K>(p, w, rows) }
+    }
+
     /// Four registers share their additions.
     #[inline(always)]
     unsafe fn totals<const R: usize>(sums: [__m256i; R]) -> [i32; R] {
@@ -109,19 +119,7 @@ macro_rules! packed {
     () => {
         const OFFSET: i32 = 1;
         const STEPS: usize = 32;
-        type Acc = __m256i;
         type Tile = __m256i;
-
-        #[inline(always)]
-        unsafe fn zero() -> __m256i {
-            // SAFETY: the caller's.
-            unsafe { _mm256_setzero_si256() }
-        }
-
-        #[inline(always)]
-        unsafe fn sums(acc: __m256i) -> __m256i {
-            acc
-        }
 
         #[inline(always)]
         unsafe fn tile_zero() -> __m256i {
@@ -146,22 +144,66 @@ macro_rules! packed {
 /// Two bits a weight: mask and shift.
 struct T2;
 
+/// Sums of a row of `t2`: those of the even planes, four times those of the odd ones, in 16 bits; four times all, in 32.
+#[derive(Clone, Copy)]
+struct T2Sums {
+    even: __m256i,
+    odd: __m256i,
+    wide: __m256i,
+}
+
 impl Format<Avx2> for T2 {
     const PLANES: usize = 4;
+    /// A block adds 4 times `2 * 12 * 127` to `odd`.
+    const RUN: usize = 2;
+    type Acc = T2Sums;
     packed!();
 
     #[inline(always)]
-    unsafe fn add(acc: __m256i, bytes: __m256i, q: &[__m256i; MAX_PLANES]) -> __m256i {
+    unsafe fn zero() -> T2Sums {
+        // SAFETY: the caller's.
+        let zero = unsafe { _mm256_setzero_si256() };
+        T2Sums {
+            even: zero,
+            odd: zero,
+            wide: zero,
+        }
+    }
+
+    /// Odd planes stay where they are, two bits up: one shift for four planes.
+    #[inline(always)]
+    unsafe fn add(acc: T2Sums, bytes: __m256i, q: &[__m256i; MAX_PLANES]) -> T2Sums {
         // SAFETY: the caller's.
         unsafe {
-            let (mut pairs, mut bytes) = (_mm256_setzero_si256(), bytes);
-            for &q in q.iter().take(Self::PLANES) {
-                let (codes, rest) = Self::next(bytes);
-                pairs = Self::tile(pairs, codes, q);
-                bytes = rest;
+            let (low, up) = (_mm256_set1_epi8(0b0011), _mm256_set1_epi8(0b1100));
+            let high = _mm256_srli_epi16::<4>(bytes);
+            let even = Self::tile(acc.even, _mm256_and_si256(bytes, low), q[0]);
+            let odd = Self::tile(acc.odd, _mm256_and_si256(bytes, up), q[1]);
+            T2Sums {
+                even: Self::tile(even, _mm256_and_si256(high, low), q[2]),
+                odd: Self::tile(odd, _mm256_and_si256(high, up), q[3]),
+                wide: acc.wide,
             }
-            widen_pairs(acc, pairs)
         }
+    }
+
+    #[inline(always)]
+    unsafe fn carry(acc: T2Sums) -> T2Sums {
+        // SAFETY: the caller's.
+        unsafe {
+            let even = _mm256_madd_epi16(acc.even, _mm256_set1_epi16(4));
+            let wide = _mm256_add_epi32(widen_pairs(acc.wide, acc.odd), even);
+            T2Sums {
+                wide,
+                ..Self::zero()
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn sums(acc: T2Sums) -> __m256i {
+        // SAFETY: the caller's.
+        unsafe { _mm256_srai_epi32::<2>(Self::carry(acc).wide) }
     }
 
     #[inline(always)]
@@ -200,7 +242,19 @@ impl T5 {
 
 impl Format<Avx2> for T5 {
     const PLANES: usize = 5;
+    type Acc = __m256i;
     packed!();
+
+    #[inline(always)]
+    unsafe fn zero() -> __m256i {
+        // SAFETY: the caller's.
+        unsafe { _mm256_setzero_si256() }
+    }
+
+    #[inline(always)]
+    unsafe fn sums(acc: __m256i) -> __m256i {
+        acc
+    }
 
     #[inline(always)]
     unsafe fn add(acc: __m256i, bytes: __m256i, q: &[__m256i; MAX_PLANES]) -> __m256i {
