@@ -160,6 +160,7 @@ pub fn choose_here() -> Result<()> {
         "aarch64" => &["scalar", "neon", "neon-dotprod", "neon-i8mm"],
         _ => &["scalar"],
     };
+    Backend::request_amx(); // as the test does
     for name in names {
         let tests = executable(&mut unit_tests(name, &[]))?;
         let there = Backend::by_name(name).map_or("scalar", Backend::name);
