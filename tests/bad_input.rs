@@ -70,6 +70,20 @@ fn a_corpus_shorter_than_one_context_is_refused() {
 }
 
 #[test]
+fn files_without_a_weight_among_weighted_ones_and_no_files_at_all_are_refused() {
+    let bench = bench_with_text();
+    bench.write("more.txt", TEXT.repeat(30));
+    for (data, words) in [
+        ("", ["no data", "--data"]),
+        ("--data text.txt=2 more.txt", ["more.txt", "weight"]),
+        ("--data text.txt=0 more.txt=1", ["text.txt", "positive"]),
+        ("--data text.txt=much", ["text.txt=much", "cannot read"]),
+    ] {
+        bench.refuses(&format!("train --out run --steps 1 {data}"), 1, &words);
+    }
+}
+
+#[test]
 fn an_unknown_or_impossible_config_field_is_named() {
     let bench = bench_with_text();
     for (config, word) in [
@@ -105,6 +119,13 @@ fn resuming_a_checkpoint_of_another_config_is_refused() {
         1,
         &["d_ffn"],
     );
+    bench.write("other.txt", TEXT.repeat(50));
+    bench.refuses(
+        "train --config a.toml --data other.txt --out run --steps 4 --resume",
+        1,
+        &["--new-data"],
+    );
+    bench.json("train --config a.toml --data other.txt --out run --steps 4 --resume --new-data");
     bench.refuses("export --checkpoint nowhere --out m.bttt", 1, &["nowhere"]);
     assert!(!bench.path("m.bttt").exists());
 }

@@ -135,6 +135,26 @@ fn a_run_that_was_stopped_resumes_to_the_same_bytes() {
 }
 
 #[test]
+fn weighted_files_resume_without_being_named_again() {
+    let bench = trained();
+    bench.json("corpus --out other.txt --bytes 20000 --seed 9");
+    let flags = "--data corpus.bin=1 --data other.txt=3 --config c.toml --steps 12";
+    bench.json(&format!("train {flags} --tokenizer t.json --out whole"));
+    let files = [("corpus.bin", 1), ("other.txt", 3)]
+        .map(|(path, weight)| format!("[[data]]\npath = \"{path}\"\nweight = {weight}\n"));
+    bench.write(
+        "files.toml",
+        format!("{CONFIG}steps = 12\n{}", files.concat()),
+    );
+    bench.json("train --config files.toml --tokenizer t.json --out halves --stop-after 5");
+    bench.json("train --out halves --resume");
+    assert!(
+        tensors(&bench, "whole") == tensors(&bench, "halves"),
+        "resumed weights differ"
+    );
+}
+
+#[test]
 fn a_killed_run_resumes_from_its_last_checkpoint_to_the_same_bytes() {
     let bench = trained();
     bench.write("every.toml", format!("{CONFIG}checkpoint_every = 1\n"));

@@ -2,6 +2,7 @@
 //!
 //! A `Config` that passed [`Config::validate`] can be built: no later code checks shapes again.
 
+mod data;
 mod model;
 
 use std::path::Path;
@@ -9,6 +10,7 @@ use std::path::Path;
 use anyhow::{Context as _, bail, ensure};
 use serde::{Deserialize, Serialize};
 
+pub use data::DataFile;
 pub use model::{Activation, KvCache, Mixer, ModelConfig};
 
 /// How to train.
@@ -40,11 +42,12 @@ pub struct TrainConfig {
     pub grad_clip: f64,
     /// Seed of initial weights and of the order of the data.
     pub seed: u64,
-    /// Share of the documents (of the tokens when there is one document) held out, at the end.
+    /// Share of each file's documents (of its tokens when there is one document) held out, at the end.
     pub val_fraction: f64,
     /// Steps between validations; 0 validates at the end only.
     pub eval_every: u64,
-    /// Held-out rows of one validation at most; 0 takes all.
+    /// Held-out rows of one validation, shared among the files like the rows of training, at least one a file; 0 takes
+    /// all.
     pub eval_rows: usize,
     /// Steps between checkpoints; the last step always writes one.
     pub checkpoint_every: u64,
@@ -132,7 +135,7 @@ impl TrainConfig {
     }
 }
 
-/// A whole run: `[model]` and `[train]`.
+/// A whole run: `[model]`, `[train]` and a `[[data]]` for each file.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
@@ -140,6 +143,9 @@ pub struct Config {
     pub model: ModelConfig,
     /// How to train it.
     pub train: TrainConfig,
+    /// What to train it on.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub data: Vec<DataFile>,
 }
 
 impl Config {
@@ -172,7 +178,8 @@ impl Config {
     /// Names the first impossible field and the way out.
     pub fn validate(&self) -> anyhow::Result<()> {
         self.model.validate()?;
-        self.train.validate()
+        self.train.validate()?;
+        data::validate(&self.data)
     }
 
     /// Tokens that attention without a window can look back on when the model runs: what `model.context` says, or
@@ -203,6 +210,7 @@ impl Config {
                 eval_every: 0,
                 ..TrainConfig::default()
             },
+            data: Vec::new(),
         }
     }
 }

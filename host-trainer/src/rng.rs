@@ -16,7 +16,7 @@ impl Rng {
 
     /// Uniform in `0..n`, `n > 0` (multiply-shift: the bias is below `n / 2^64`).
     pub fn below(&mut self, n: u64) -> u64 {
-        ((u128::from(self.0.next_u64()) * u128::from(n)) >> 64) as u64
+        below(self.0.next_u64(), n)
     }
 
     /// Uniform in `[0, 1)`.
@@ -41,6 +41,16 @@ impl Rng {
             items.swap(i, self.below(i as u64 + 1) as usize);
         }
     }
+}
+
+/// A random word for each sequence of numbers: what need not be drawn in order needs no generator.
+pub fn hash(numbers: &[u64]) -> u64 {
+    numbers.iter().fold(0, |hash, n| mix(hash ^ n))
+}
+
+/// Spreads a random word evenly over `0..n`, `n > 0`.
+pub fn below(word: u64, n: u64) -> u64 {
+    ((u128::from(word) * u128::from(n)) >> 64) as u64
 }
 
 /// SplitMix64's finaliser: neighbouring seeds give unrelated states.

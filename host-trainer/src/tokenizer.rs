@@ -3,11 +3,15 @@
 //! Invariant: id 0 is [`SEPARATOR`], ids 1 to 256 are the bytes in order, id `257 + i` is the result
 //! of merge `i`. Without merges it is the built-in tokenizer `bytes`.
 
+mod cache;
+
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::path::Path;
+use std::sync::Mutex;
 
 use anyhow::{Context as _, anyhow, bail, ensure};
+use bitttt_core::tokenizer::next_piece;
 use tokenizers::models::bpe::{BPE, BpeTrainer, Vocab};
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
@@ -17,6 +21,8 @@ use tokenizers::{
     AddedToken, DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, SplitDelimiterBehavior,
     TokenizerBuilder, TokenizerImpl,
 };
+
+use cache::Cache;
 
 /// The document separator, id 0.
 pub const SEPARATOR: &str = "<|endoftext|>";
@@ -43,6 +49,8 @@ pub struct Tokenizer {
     bpe: Option<Box<Hf>>,
     merges: Vec<(u32, u32)>,
     bytes: Vec<Vec<u8>>,
+    /// As many as there were threads that encoded at the same time.
+    caches: Mutex<Vec<Cache>>,
 }
 
 impl Tokenizer {
@@ -63,6 +71,7 @@ impl Tokenizer {
             bpe: bpe.transpose()?.map(Box::new),
             merges: merges.to_vec(),
             bytes,
+            caches: Mutex::default(),
         })
     }
 
@@ -180,11 +189,22 @@ impl Tokenizer {
     pub fn encode(&self, text: &str) -> anyhow::Result<Vec<u32>> {
         match &self.bpe {
             None => Ok(text.bytes().map(|b| u32::from(b) + 1).collect()),
-            Some(bpe) => {
-                let encoding = bpe.encode_fast(text, false).map_err(|e| anyhow!("{e}"))?;
-                Ok(encoding.get_ids().to_vec())
-            }
+            Some(bpe) => self.encode_pieces(bpe, text),
         }
+    }
+
+    /// Merges never cross a piece: the library is asked about new ones only.
+    fn encode_pieces(&self, bpe: &Hf, mut text: &str) -> anyhow::Result<Vec<u32>> {
+        let caches = || self.caches.lock().expect("not poisoned");
+        let mut cache = caches().pop().unwrap_or_default();
+        let mut out = Vec::with_capacity(text.len() / 2);
+        while !text.is_empty() {
+            let (piece, rest) = text.split_at(next_piece(text.as_bytes()));
+            cache.push(piece, &mut out, |piece| library_encode(bpe, piece))?;
+            text = rest;
+        }
+        caches().push(cache);
+        Ok(out)
     }
 
     /// Bytes of a sequence of tokens; separators are left out.
@@ -287,6 +307,11 @@ fn pieces() -> anyhow::Result<PreTokenizerWrapper> {
 
 fn byte_level() -> ByteLevel {
     ByteLevel::new(false, false, false)
+}
+
+fn library_encode(bpe: &Hf, text: &str) -> anyhow::Result<Vec<u32>> {
+    let encoding = bpe.encode_fast(text, false).map_err(|e| anyhow!("{e}"))?;
+    Ok(encoding.get_ids().to_vec())
 }
 
 /// The same tokenizer for the crate `tokenizers`.

@@ -96,7 +96,8 @@ pub fn run(args: &Args, out: &Output) -> Result<()> {
 /// # Errors
 /// As [`run`].
 pub fn export(args: &Args) -> Result<Report> {
-    let saved = Checkpoint::load(&args.checkpoint)?;
+    let mut saved = Checkpoint::load(&args.checkpoint)?;
+    saved.config.data.clear(); // where the training's files lie is nothing to ship
     let rows = held_out(args, &saved)?;
     let config = &saved.config;
     let layout = |metadata| {

@@ -38,6 +38,7 @@ struct Report {
     documents: usize,
     bytes: u64,
     seconds: f64,
+    bytes_per_second: f64,
 }
 
 /// Runs the command.
@@ -66,17 +67,19 @@ pub fn run(args: &Args, output: &Output) -> anyhow::Result<()> {
     let (tokens, documents) = (builder.tokens(), builder.documents());
     builder.finish_file(&tokenizer)?;
     bar.finish_and_clear();
-    output.say(format_args!(
-        "{}: {tokens} tokens in {documents} documents, {:.2} bytes a token",
-        args.out.display(),
-        bytes as f64 / tokens as f64
-    ));
     let seconds = started.elapsed().as_secs_f64();
+    output.say(format_args!(
+        "{}: {tokens} tokens in {documents} documents, {:.2} bytes a token, {:.1} MB/s",
+        args.out.display(),
+        bytes as f64 / tokens as f64,
+        bytes as f64 / seconds / 1e6
+    ));
     output.result(&Report {
         out: args.out.clone(),
         tokens,
         documents,
         bytes,
         seconds,
+        bytes_per_second: bytes as f64 / seconds,
     })
 }

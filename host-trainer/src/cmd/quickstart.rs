@@ -3,7 +3,7 @@
 use super::eval::{describe, positions};
 use super::export::{self, Packed};
 use super::{inspect, plan};
-use crate::config::Config;
+use crate::config::{Config, DataFile};
 use crate::corpus::Corpus;
 use crate::engine::blob::{Blob, HOST_BATCH, memory_for};
 use crate::engine::evaluate::{Score, documents, evaluate, read_recall};
@@ -114,8 +114,12 @@ fn corpus_and_tokenizer(dir: &Path) -> Result<Tokenizer> {
 fn train_model(args: &Args, dir: &Path, tokenizer: Tokenizer) -> Result<Summary> {
     let mut config = Config::quickstart();
     config.train.seconds = args.seconds.or(config.train.seconds);
+    config.data = vec![DataFile {
+        path: dir.join("corpus.txt"),
+        weight: None,
+    }];
     config.validate()?;
-    let data = data::open(&[dir.join("corpus.txt")], &tokenizer, false)?;
+    let data = data::open_all(&config.data, &tokenizer, false)?;
     let out = dir.join("run");
     train::run(Request {
         config,
@@ -123,6 +127,7 @@ fn train_model(args: &Args, dir: &Path, tokenizer: Tokenizer) -> Result<Summary>
         tokenizer,
         out,
         resume: false,
+        new_data: false,
         stop_after: None,
         progress: true,
     })

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::bail;
 
-use crate::config::Config;
+use crate::config::{Config, DataFile};
 use crate::data;
 use crate::output::Output;
 use crate::tokenizer::Tokenizer;
@@ -15,15 +15,17 @@ use crate::train::{self, Request};
 #[derive(clap::Args)]
 #[command(
     after_help = "Examples:\n  bitttt train --data corpus.txt --tokenizer tokenizer.json --out run --steps 1000\n  \
-bitttt train --data corpus.bin --tokenizer tokenizer.json --out run --resume\n\n\
---data takes text or a file of `bitttt prepare`. A flag overrides the field of the same name in the \
+bitttt train --out run --resume\n  \
+bitttt train --data prose.bin=0.7 --data code.bin=0.3 --tokenizer tokenizer.json --out run\n\n\
+--data takes texts and files of `bitttt prepare`. With weights, each file gives its share of the rows; without, files are \
+mixed by size. A flag overrides the field of the same name in the \
 configuration. With --seconds the run ends with that budget and the learning rate follows elapsed over \
 budget: such a run can be resumed, but is not repeatable bit for bit."
 )]
 pub struct Args {
-    /// Text files, or one prepared token file
-    #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
-    pub data: Vec<PathBuf>,
+    /// Texts and prepared token files (the default on --resume: what the checkpoint was trained on)
+    #[arg(long, value_name = "FILE[=WEIGHT]", num_args = 1..)]
+    pub data: Vec<DataFile>,
     /// Directory for checkpoint, metrics.jsonl and loss.svg
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
@@ -57,6 +59,9 @@ pub struct Args {
     /// Continue from the checkpoint in --out
     #[arg(long)]
     pub resume: bool,
+    /// Go on with --data that the checkpoint was not trained on
+    #[arg(long, requires = "resume")]
+    pub new_data: bool,
     /// Stop after this step with a checkpoint; the schedule stays that of the whole run
     #[arg(long, value_name = "N")]
     pub stop_after: Option<u64>,
@@ -74,13 +79,14 @@ pub fn run(args: &Args, output: &Output) -> anyhow::Result<()> {
     let config = resolve(args)?;
     config.validate()?;
     let tokenizer = tokenizer(args)?;
-    let data = data::open(&args.data, &tokenizer, args.lossy)?;
+    let data = data::open_all(&config.data, &tokenizer, args.lossy)?;
     let summary = train::run(Request {
         config,
         data,
         tokenizer,
         out: args.out.clone(),
         resume: args.resume,
+        new_data: args.new_data,
         stop_after: args.stop_after,
         progress: true,
     })?;
@@ -116,6 +122,11 @@ fn resolve(args: &Args) -> anyhow::Result<Config> {
     };
     if args.resume && args.config.is_some() && config.model.vocab_size == 0 {
         config.model.vocab_size = Checkpoint::load(&args.out)?.config.model.vocab_size;
+    }
+    if !args.data.is_empty() {
+        config.data.clone_from(&args.data);
+    } else if args.resume && config.data.is_empty() {
+        config.data = Checkpoint::load(&args.out)?.config.data;
     }
     let train = &mut config.train;
     train.steps = args.steps.unwrap_or(train.steps);

@@ -6,7 +6,9 @@ fn refused(text: &str) -> String {
 
 #[test]
 fn a_config_survives_a_round_trip_through_toml() {
-    let config = Config::quickstart();
+    let mut config = Config::quickstart();
+    config.data = ["a.txt", "b=2.bin=0.25"].map(|f| f.parse().unwrap()).into();
+    config.data[0].weight = Some(0.75);
     let text = toml::to_string(&config).unwrap();
     assert_eq!(Config::parse(&text).unwrap(), config);
 }
@@ -54,6 +56,12 @@ fn impossible_fields_are_refused_by_name() {
             "d_model",
         ),
         ("[model]\nmixer = \"ttt-lite\"\ngate = true", "model.gate"),
+        ("[[data]]\nweight = 1.0", "path"),
+        ("[[data]]\npath = \"a\"\nweight = -1.0", "a has weight -1"),
+        (
+            "[[data]]\npath = \"a\"\nweight = 1.0\n[[data]]\npath = \"b\"",
+            "b has no weight",
+        ),
         ("[train]\nlr = -1.0", "train.lr"),
         ("[train]\nbeta2 = 1.0", "beta2"),
         ("[train]\ncontext = 1", "context"),
@@ -86,4 +94,22 @@ fn a_cache_holds_what_the_training_saw_unless_told_otherwise() {
     assert_eq!(context("mixer = \"attention\"\ncontext = 500"), 500);
     assert_eq!(context("mixer = \"attention\"\nwindow = 32"), 0);
     assert_eq!(context("mixer = \"ttt-mlp\""), 0);
+}
+
+#[test]
+fn a_weight_is_what_stands_behind_the_last_equals_sign() {
+    let parse = |text: &str| {
+        let file: DataFile = text.parse().unwrap();
+        (file.path.to_str().unwrap().to_owned(), file.weight)
+    };
+    assert_eq!(parse("a.bin=0.7"), ("a.bin".into(), Some(0.7)));
+    assert_eq!(parse("a=b.bin=3"), ("a=b.bin".into(), Some(3.0)));
+    assert_eq!(parse("a=b.bin"), ("a=b.bin".into(), None));
+    let dir = tempfile::tempdir().unwrap();
+    let odd = dir.path().join("lr=0.1");
+    std::fs::write(&odd, "x").unwrap();
+    assert_eq!(
+        parse(odd.to_str().unwrap()),
+        (odd.to_str().unwrap().into(), None)
+    );
 }

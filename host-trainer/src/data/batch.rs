@@ -1,13 +1,16 @@
-//! Rows for training and validation. The rows of step `s` are a pure function of `(seed, s)`, which
-//! is all that resuming needs to know about the data.
+//! Rows for training and validation. The rows of step `s` are a pure function of seed, step and data, which is all that
+//! resuming needs to know about the data.
 
 use std::ops::Range;
 
 use anyhow::ensure;
+use serde::{Deserialize, Serialize};
 
+use super::shuffle::Mix;
+use super::source::{Part, Source, split};
 use super::store::Tokens;
 use crate::ops::loss::IGNORE;
-use crate::rng::Rng;
+use crate::rng;
 
 /// Rows of equal length: shorter ones are padded with token 0 and ignored targets.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,15 +26,16 @@ pub struct Batch {
 }
 
 impl Batch {
-    fn new(tokens: &Tokens, rows: &[Range<u64>]) -> Self {
-        let len = rows.iter().map(|r| r.end - r.start).max().unwrap_or(0) as usize;
+    fn new(rows: &[(&Tokens, Range<u64>)]) -> Self {
+        let lengths = rows.iter().map(|(_, r)| r.end - r.start);
+        let len = lengths.max().unwrap_or(0) as usize;
         let mut batch = Self {
             rows: rows.len(),
             len,
             tokens: vec![0; rows.len() * len],
             targets: vec![IGNORE; rows.len() * len],
         };
-        for (i, row) in rows.iter().enumerate() {
+        for (i, (tokens, row)) in rows.iter().enumerate() {
             let ids = tokens.get(row.start..row.end + 1);
             let n = ids.len() - 1;
             batch.tokens[i * len..][..n].copy_from_slice(&ids[..n]);
@@ -40,120 +44,175 @@ impl Batch {
         batch
     }
 
+    /// Length of every row without its padding.
+    pub fn lengths(&self) -> Vec<usize> {
+        let counted = |row: &[u32]| row.iter().filter(|t| **t != IGNORE).count();
+        self.targets.chunks(self.len).map(counted).collect()
+    }
+
     /// Targets that count.
     pub fn counted(&self) -> usize {
         self.targets.iter().filter(|t| **t != IGNORE).count()
     }
 }
 
-/// Training and held-out part of a token store.
+/// Training and held-out parts of all sources.
 pub struct Dataset {
-    tokens: Tokens,
-    /// Segments of the training part: a document, or the first part of the only one.
-    train: Vec<u64>,
-    /// Segments of the held-out part.
-    held_out: Vec<u64>,
-    context: usize,
+    sources: Vec<Cut>,
+    mix: Mix,
+}
+
+struct Cut {
+    source: Source,
+    train: Part,
+    held_out: Part,
+}
+
+/// What identifies a source's rows, and what a reader of a run wants to know of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SourceInfo {
+    /// How the user called it.
+    pub name: String,
+    /// Share of the rows.
+    pub share: f64,
+    /// Documents, held-out ones included.
+    pub documents: usize,
+    /// Rows of one epoch.
+    pub rows: u64,
+    /// Tokens of the training part.
+    pub train_tokens: u64,
+    /// Tokens of the held-out part.
+    pub held_out_tokens: u64,
+    /// Hash of some of the tokens.
+    pub sample: u64,
+}
+
+impl SourceInfo {
+    /// Whether the other source gives the same rows, as far as this tells. Names may differ: files move.
+    fn gives_the_rows_of(&self, other: &Self) -> bool {
+        let same = Self {
+            name: other.name.clone(),
+            share: other.share,
+            ..self.clone()
+        };
+        same == *other && (self.share - other.share).abs() < 1e-9
+    }
+}
+
+/// Whether two descriptions, as [`Dataset::describe`] gives them, stand for the same rows.
+pub fn same_rows(a: &[SourceInfo], b: &[SourceInfo]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.gives_the_rows_of(b))
 }
 
 impl Dataset {
-    /// Holds out the last `val_fraction` of the documents, or of the tokens when there is only one.
+    /// Holds out the last `val_fraction` of each source's documents, or of its tokens when there is only one. Without
+    /// weights, sources are mixed by their number of rows.
     ///
     /// # Errors
-    /// When the training part is shorter than one context.
-    pub fn new(tokens: Tokens, val_fraction: f64, context: usize) -> anyhow::Result<Self> {
-        let (train, held_out) = split(tokens.bounds(), val_fraction);
-        let have = train[train.len() - 1] - train[0];
+    /// When the training parts together are shorter than one context.
+    pub fn new(sources: Vec<Source>, val_fraction: f64, context: usize) -> anyhow::Result<Self> {
+        let cut = |source: Source| {
+            let [train, held_out] = split(&source.tokens, val_fraction, context);
+            Cut {
+                source,
+                train,
+                held_out,
+            }
+        };
+        let sources: Vec<Cut> = sources.into_iter().map(cut).collect();
+        let have: u64 = sources.iter().map(|s| s.train.len()).sum();
         ensure!(
             have >= context as u64,
             "the training data has {have} tokens, fewer than one context of {context}; give more data or a smaller --context"
         );
+        let weight = |s: &Cut| s.source.weight.unwrap_or(s.train.windows() as f64);
+        let weights: Vec<f64> = sources.iter().map(weight).collect();
         Ok(Self {
-            tokens,
-            train,
-            held_out,
-            context,
+            sources,
+            mix: Mix::new(&weights),
         })
     }
 
-    /// Tokens of the training part.
+    /// Tokens of the training parts.
     pub fn train_tokens(&self) -> u64 {
-        self.train[self.train.len() - 1] - self.train[0]
+        self.sources.iter().map(|s| s.train.len()).sum()
     }
 
-    /// Tokens of the held-out part.
+    /// Tokens of the held-out parts.
     pub fn held_out_tokens(&self) -> u64 {
-        self.held_out[self.held_out.len() - 1] - self.held_out[0]
+        self.sources.iter().map(|s| s.held_out.len()).sum()
     }
 
-    /// The rows of a step. Each is drawn by a uniform token position, so that long documents get
-    /// their share: the whole document when it fits, else a window anywhere in it.
-    pub fn batch(&self, seed: u64, step: u64, rows: usize) -> Batch {
-        let mut rng = Rng::new(seed, step);
-        let rows: Vec<_> = (0..rows).map(|_| self.draw(&mut rng)).collect();
-        Batch::new(&self.tokens, &rows)
+    /// Whether the user gave weights.
+    pub fn is_weighted(&self) -> bool {
+        self.sources.iter().any(|s| s.source.weight.is_some())
     }
 
-    fn draw(&self, rng: &mut Rng) -> Range<u64> {
-        let position = self.train[0] + rng.below(self.train_tokens());
-        let after = self.train.partition_point(|start| *start <= position);
-        let segment = self.train[after - 1]..self.train[after];
-        let (len, context) = (segment.end - segment.start, self.context as u64);
-        if len <= context {
-            return segment;
-        }
-        let start = segment.start + rng.below(len - context + 1);
-        start..start + context
-    }
-
-    /// Held-out rows in batches: the part cut into windows, at most `limit` of them (0: all), evenly
-    /// spread.
-    pub fn held_out(&self, rows: usize, limit: usize) -> Vec<Batch> {
-        let windows = self.held_out_windows();
-        let keep = if limit == 0 {
-            windows.len()
-        } else {
-            limit.min(windows.len())
+    /// The sources in their order.
+    pub fn describe(&self) -> Vec<SourceInfo> {
+        let info = |(s, share): (&Cut, &f64)| SourceInfo {
+            name: s.source.name.clone(),
+            share: *share,
+            documents: s.source.tokens.documents(),
+            rows: s.train.windows(),
+            train_tokens: s.train.len(),
+            held_out_tokens: s.held_out.len(),
+            sample: s.source.tokens.sample(),
         };
-        let chosen: Vec<_> = (0..keep)
-            .map(|i| windows[i * windows.len() / keep].clone())
-            .collect();
-        let batches = chosen.chunks(rows.max(1));
-        batches.map(|rows| Batch::new(&self.tokens, rows)).collect()
+        let shares = self.mix.shares();
+        self.sources.iter().zip(shares).map(info).collect()
     }
 
-    /// At most `limit` held-out rows with the token that follows each; of the training part where nothing is held out.
+    /// The rows of a step: the next ones of every source by its share. Each source goes through all its rows, in a new
+    /// order every epoch, before one comes again: a document whole when it fits the context, else in windows.
+    pub fn batch(&self, seed: u64, step: u64, rows: usize) -> Batch {
+        let mut taken = self.mix.taken(step * rows as u64);
+        let row = |_| {
+            let (i, row) = self.mix.next(&mut taken);
+            let (Cut { source, train, .. }, key) = (&self.sources[i], rng::hash(&[seed, i as u64]));
+            (&source.tokens, train.row(&source.tokens, row, key))
+        };
+        Batch::new(&(0..rows).map(row).collect::<Vec<_>>())
+    }
+
+    /// How often each source was gone through after `step` steps.
+    pub fn epochs(&self, step: u64, rows: usize) -> Vec<f64> {
+        let taken = self.mix.taken(step * rows as u64).into_iter();
+        let epochs = |(taken, s): (u64, &Cut)| taken as f64 / s.train.windows() as f64;
+        taken.zip(&self.sources).map(epochs).collect()
+    }
+
+    /// Held-out rows of source `i` in batches: its part cut into windows, evenly spread ones, at most the source's share
+    /// of `limit` (0: all) but at least one.
+    pub fn held_out(&self, i: usize, rows: usize, limit: usize) -> impl Iterator<Item = Batch> {
+        let Cut {
+            source, held_out, ..
+        } = &self.sources[i];
+        let windows = held_out.windows();
+        let keep = match limit {
+            0 => windows,
+            _ => ((self.mix.shares()[i] * limit as f64).round() as u64).clamp(1, windows.max(1)),
+        };
+        let keep = keep.min(windows);
+        (0..keep).step_by(rows.max(1)).map(move |from| {
+            let chosen = (from..keep.min(from + rows as u64)).map(|i| i * windows / keep);
+            let row = |i| (&source.tokens, held_out.window(&source.tokens, i));
+            Batch::new(&chosen.map(row).collect::<Vec<_>>())
+        })
+    }
+
+    /// About `limit` held-out rows with the token that follows each; one of the training part where nothing is held out.
     pub fn held_out_rows(&self, limit: usize) -> Vec<Vec<u32>> {
-        let mut windows = self.held_out_windows();
-        if windows.is_empty() {
-            windows.push(self.train[0]..self.train[0] + self.context as u64);
+        if self.held_out_tokens() == 0 {
+            let Cut { source, train, .. } = &self.sources[0];
+            let row = train.window(&source.tokens, 0);
+            return vec![source.tokens.get(row.start..row.end + 1)];
         }
-        let step = windows.len().div_ceil(limit);
-        let row = |w: &Range<u64>| self.tokens.get(w.start..w.end + 1);
-        windows.iter().step_by(step).map(row).collect()
+        let batches = (0..self.sources.len()).flat_map(|i| self.held_out(i, 1, limit));
+        let row = |batch: Batch| {
+            let last = batch.targets[batch.len - 1];
+            batch.tokens.into_iter().chain([last]).collect()
+        };
+        batches.map(row).collect()
     }
-
-    fn held_out_windows(&self) -> Vec<Range<u64>> {
-        let segments = self.held_out.windows(2).map(|pair| pair[0]..pair[1]);
-        segments
-            .flat_map(|segment| {
-                let end = segment.end;
-                let starts = segment.step_by(self.context);
-                starts.map(move |start| start..end.min(start + self.context as u64))
-            })
-            .collect()
-    }
-}
-
-/// Bounds of the training and of the held-out segments.
-fn split(bounds: &[u64], val_fraction: f64) -> (Vec<u64>, Vec<u64>) {
-    let documents = bounds.len() - 1;
-    if documents == 1 {
-        let (start, end) = (bounds[0], bounds[1]);
-        let cut = end - ((end - start) as f64 * val_fraction) as u64;
-        return (vec![start, cut], vec![cut, end]);
-    }
-    let held_out = ((documents as f64 * val_fraction).ceil() as usize).min(documents - 1);
-    let cut = documents - held_out;
-    (bounds[..=cut].to_vec(), bounds[cut..].to_vec())
 }

@@ -5,6 +5,7 @@
 //! padded to 8 bytes; a u64 start for each document. Every document is token 0 and its text, and one
 //! last token 0 closes the store, so that the target of position `i` is always token `i + 1`.
 
+use std::fs::File;
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -14,22 +15,34 @@ use bitttt_export::save;
 use memmap2::Mmap;
 use tempfile::NamedTempFile;
 
+use crate::rng;
 use crate::tokenizer::Tokenizer;
 
 const MAGIC: &[u8; 8] = b"BTTTTOKS";
 const VERSION: u32 = 1;
 const HEADER: usize = 48;
+/// Bytes that go to the disk at once.
+const BUFFER: usize = 1 << 20;
 
 /// A sequence of documents in tokens.
 pub struct Tokens {
-    ids: Ids,
-    /// Start of every document, and the place of the closing token.
-    bounds: Vec<u64>,
+    store: Store,
+    /// Number of documents.
+    documents: usize,
+    /// Tokens that have a target; the closing token's place.
+    len: u64,
 }
 
-enum Ids {
-    Memory(Vec<u32>),
-    Mapped { map: Mmap, width: usize },
+enum Store {
+    Memory {
+        ids: Vec<u32>,
+        starts: Vec<u64>,
+    },
+    Mapped {
+        map: Mmap,
+        width: usize,
+        starts_at: usize,
+    },
 }
 
 impl Tokens {
@@ -43,7 +56,7 @@ impl Tokens {
 
     #[allow(unsafe_code)]
     fn map(path: &Path, tokenizer: &Tokenizer) -> anyhow::Result<Self> {
-        let file = std::fs::File::open(path)?;
+        let file = File::open(path)?;
         // SAFETY: the map is read as plain bytes, for which every value is valid. Should another
         // process shorten the file meanwhile, the system ends this one; nothing is misread.
         let map = unsafe { Mmap::map(&file)? };
@@ -52,41 +65,69 @@ impl Tokens {
             header.fingerprint == tokenizer.fingerprint(),
             "was prepared with another tokenizer; pass that one with --tokenizer, or prepare it again"
         );
-        let ends = map[header.documents_at()..].as_chunks::<8>().0;
-        let mut bounds: Vec<u64> = ends.iter().map(|b| u64::from_le_bytes(*b)).collect();
-        bounds.push(header.tokens - 1);
+        let tokens = Self {
+            store: Store::Mapped {
+                map,
+                width: header.width,
+                starts_at: header.documents_at(),
+            },
+            documents: header.documents as usize,
+            len: header.tokens.saturating_sub(1),
+        };
+        let bounds = (0..=tokens.documents).map(|i| tokens.bound(i));
         ensure!(
-            bounds[0] == 0 && bounds.is_sorted() && header.tokens > 1,
+            tokens.len > 0 && tokens.bound(0) == 0 && bounds.is_sorted_by(|a, b| a < b),
             "its document index is damaged; prepare it again"
         );
-        let width = header.width;
-        Ok(Self {
-            ids: Ids::Mapped { map, width },
-            bounds,
-        })
+        Ok(tokens)
     }
 
     /// Number of tokens that have a target.
     pub fn len(&self) -> u64 {
-        *self.bounds.last().expect("a closing bound")
+        self.len
     }
 
     /// Whether there is no token with a target.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.len == 0
     }
 
-    /// Starts of the documents, and the place of the closing token.
-    pub fn bounds(&self) -> &[u64] {
-        &self.bounds
+    /// Number of documents, at least 1.
+    pub fn documents(&self) -> usize {
+        self.documents
+    }
+
+    /// Start of document `i`, or the place of the closing token for `i` = [`Tokens::documents`].
+    pub fn bound(&self, i: usize) -> u64 {
+        if i == self.documents {
+            return self.len;
+        }
+        match &self.store {
+            Store::Memory { starts, .. } => starts[i],
+            Store::Mapped { map, starts_at, .. } => {
+                let bytes = &map[starts_at + 8 * i..][..8];
+                u64::from_le_bytes(bytes.try_into().expect("8 bytes"))
+            }
+        }
+    }
+
+    /// Hash of some tokens from everywhere: a store that was made of another text has another one.
+    pub fn sample(&self) -> u64 {
+        const RUNS: u64 = 64;
+        let run = |i| {
+            let start = self.len * i / RUNS;
+            self.get(start..self.len.min(start + RUNS))
+        };
+        let ids = (0..RUNS).flat_map(run);
+        ids.fold(self.len, |hash, id| rng::hash(&[hash, u64::from(id)]))
     }
 
     /// Tokens of a range; positions up to and including [`Tokens::len`] exist.
     pub fn get(&self, range: Range<u64>) -> Vec<u32> {
         let (start, end) = (range.start as usize, range.end as usize);
-        match &self.ids {
-            Ids::Memory(ids) => ids[start..end].to_vec(),
-            Ids::Mapped { map, width } => {
+        match &self.store {
+            Store::Memory { ids, .. } => ids[start..end].to_vec(),
+            Store::Mapped { map, width, .. } => {
                 let bytes = &map[HEADER + start * width..HEADER + end * width];
                 bytes.chunks_exact(*width).map(read_id).collect()
             }
@@ -176,15 +217,20 @@ pub fn is_token_file(path: &Path) -> anyhow::Result<bool> {
 /// Takes tokens in order and makes a store of them.
 pub struct Builder {
     sink: Sink,
-    starts: Vec<u64>,
+    documents: usize,
     tokens: u64,
     open: bool,
 }
 
 enum Sink {
-    Memory(Vec<u32>),
+    Memory {
+        ids: Vec<u32>,
+        starts: Vec<u64>,
+    },
+    /// Nothing is kept in memory: the index waits in a file without a name until the tokens are complete.
     File {
         out: BufWriter<NamedTempFile>,
+        starts: BufWriter<File>,
         path: PathBuf,
         width: usize,
     },
@@ -193,7 +239,10 @@ enum Sink {
 impl Builder {
     /// Keeps the tokens in memory.
     pub fn in_memory() -> Self {
-        Self::new(Sink::Memory(Vec::new()))
+        Self::new(Sink::Memory {
+            ids: Vec::new(),
+            starts: Vec::new(),
+        })
     }
 
     /// Writes the tokens to a file, which appears when it is finished.
@@ -201,20 +250,23 @@ impl Builder {
     /// # Errors
     /// When nothing can be written beside `path`.
     pub fn to_file(path: &Path, vocab: usize) -> anyhow::Result<Self> {
-        let mut out = BufWriter::new(save::temporary_beside(path)?);
+        let file = save::temporary_beside(path)?;
+        let folder = file.path().parent().unwrap_or(Path::new("."));
+        let starts = tempfile::tempfile_in(folder).map_err(|e| save::write_fault(path, e))?;
+        let mut out = BufWriter::with_capacity(BUFFER, file);
         out.write_all(&[0; HEADER])?;
-        let width = if vocab <= 1 << 16 { 2 } else { 4 };
         Ok(Self::new(Sink::File {
             out,
+            starts: BufWriter::new(starts),
             path: path.to_owned(),
-            width,
+            width: if vocab <= 1 << 16 { 2 } else { 4 },
         }))
     }
 
     fn new(sink: Sink) -> Self {
         Self {
             sink,
-            starts: Vec::new(),
+            documents: 0,
             tokens: 0,
             open: false,
         }
@@ -227,12 +279,12 @@ impl Builder {
 
     /// Documents so far.
     pub fn documents(&self) -> usize {
-        self.starts.len()
+        self.documents
     }
 
-    /// Whether the next token starts a document, other than the very first.
+    /// Whether the next token starts a document, be it the very first.
     pub fn between_documents(&self) -> bool {
-        !self.open && self.tokens > 0
+        !self.open
     }
 
     /// Appends tokens of the current document; the first of it opens it.
@@ -241,8 +293,14 @@ impl Builder {
     /// When the disk is full.
     pub fn push(&mut self, ids: &[u32]) -> anyhow::Result<()> {
         if !self.open {
-            self.starts.push(self.tokens);
             self.open = true;
+            self.documents += 1;
+            match &mut self.sink {
+                Sink::Memory { starts, .. } => starts.push(self.tokens),
+                Sink::File { starts, path, .. } => starts
+                    .write_all(&self.tokens.to_le_bytes())
+                    .map_err(|e| save::write_fault(path, e))?,
+            }
             self.write(&[0])?;
         }
         self.write(ids)
@@ -257,15 +315,20 @@ impl Builder {
         Ok(())
     }
 
-    fn write(&mut self, ids: &[u32]) -> anyhow::Result<()> {
-        self.tokens += ids.len() as u64;
+    fn write(&mut self, new: &[u32]) -> anyhow::Result<()> {
+        self.tokens += new.len() as u64;
         match &mut self.sink {
-            Sink::Memory(all) => all.extend(ids),
-            Sink::File { out, path, width } => {
-                let bytes = ids
-                    .iter()
-                    .flat_map(|id| id.to_le_bytes().into_iter().take(*width));
-                let bytes: Vec<u8> = bytes.collect();
+            Sink::Memory { ids, .. } => ids.extend(new),
+            Sink::File {
+                out, path, width, ..
+            } => {
+                let bytes: Vec<u8> = match *width {
+                    2 => new
+                        .iter()
+                        .flat_map(|id| (*id as u16).to_le_bytes())
+                        .collect(),
+                    _ => new.iter().flat_map(|id| id.to_le_bytes()).collect(),
+                };
                 out.write_all(&bytes)
                     .map_err(|e| save::write_fault(path, e))?;
             }
@@ -275,7 +338,7 @@ impl Builder {
 
     fn close(&mut self) -> anyhow::Result<()> {
         ensure!(
-            !self.starts.is_empty(),
+            self.documents > 0,
             "there is no text in the data; give a file with text in it"
         );
         self.write(&[0])
@@ -287,12 +350,11 @@ impl Builder {
     /// When there is no document.
     pub fn finish_in_memory(mut self) -> anyhow::Result<Tokens> {
         self.close()?;
-        let mut bounds = self.starts;
-        bounds.push(self.tokens - 1);
         match self.sink {
-            Sink::Memory(ids) => Ok(Tokens {
-                ids: Ids::Memory(ids),
-                bounds,
+            Sink::Memory { ids, starts } => Ok(Tokens {
+                store: Store::Memory { ids, starts },
+                documents: self.documents,
+                len: self.tokens - 1,
             }),
             Sink::File { .. } => bail!("this builder writes a file"),
         }
@@ -306,6 +368,7 @@ impl Builder {
         self.close()?;
         let Sink::File {
             mut out,
+            starts,
             path,
             width,
         } = self.sink
@@ -317,20 +380,19 @@ impl Builder {
             vocab: tokenizer.vocab_size() as u32,
             fingerprint: tokenizer.fingerprint(),
             tokens: self.tokens,
-            documents: self.starts.len() as u64,
+            documents: self.documents as u64,
         };
         let written = HEADER + self.tokens as usize * width;
-        let mut complete = || -> std::io::Result<()> {
+        let complete = || -> std::io::Result<NamedTempFile> {
             out.write_all(&vec![0; header.documents_at() - written])?;
-            for start in &self.starts {
-                out.write_all(&start.to_le_bytes())?;
-            }
+            let mut starts = starts.into_inner().map_err(|e| e.into_error())?;
+            starts.seek(SeekFrom::Start(0))?;
+            std::io::copy(&mut starts, &mut out)?;
             out.seek(SeekFrom::Start(0))?;
             out.write_all(&header.bytes())?;
-            out.flush()
+            out.into_inner().map_err(|e| e.into_error())
         };
-        complete().map_err(|e| save::write_fault(&path, e))?;
-        let file = out.into_inner().map_err(|e| e.into_error())?;
+        let file = complete().map_err(|e| save::write_fault(&path, e))?;
         Ok(save::persist(file, &path)?)
     }
 }

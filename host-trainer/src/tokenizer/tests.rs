@@ -108,6 +108,16 @@ proptest! {
     }
 
     #[test]
+    fn piece_by_piece_gives_what_the_library_makes_of_the_whole(text in "[ \\na-c0-2.é\u{65e5}]{0,40}") {
+        let merges = [(98, 99), (257, 100), (33, 98), (33, 258), (11, 11)];
+        let tokenizer = Tokenizer::from_merges(&merges).unwrap();
+        let whole = library_encode(tokenizer.bpe.as_ref().unwrap(), &text).unwrap();
+        for _ in 0..2 {
+            prop_assert_eq!(tokenizer.encode(&text).unwrap(), whole.clone());
+        }
+    }
+
+    #[test]
     fn decoding_gives_back_the_text(text in ".{0,40}") {
         let tokenizer = Tokenizer::from_merges(&[(98, 99), (257, 100)]).unwrap();
         prop_assert_eq!(tokenizer.decode(&tokenizer.encode(&text).unwrap()), text.as_bytes());

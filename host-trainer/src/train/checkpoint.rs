@@ -12,6 +12,7 @@ use safetensors::tensor::{Dtype, TensorView};
 
 use super::adamw::Moments;
 use crate::config::Config;
+use crate::data::batch::SourceInfo;
 use crate::ops;
 use crate::tokenizer::Tokenizer;
 
@@ -60,6 +61,8 @@ pub struct Checkpoint {
     pub step: u64,
     /// Seconds trained.
     pub seconds: f64,
+    /// What it was trained on; nothing in checkpoints that do not tell.
+    pub data: Vec<SourceInfo>,
     moments: HashMap<String, Moments>,
 }
 
@@ -94,6 +97,10 @@ impl Checkpoint {
             config: serde_json::from_str(field("config")?)?,
             step: field("step")?.parse()?,
             seconds: field("seconds")?.parse()?,
+            data: match metadata.get("data") {
+                Some(data) => serde_json::from_str(data)?,
+                None => Vec::new(),
+            },
             weights: HashMap::new(),
             moments: HashMap::new(),
             tokenizer,
@@ -153,6 +160,8 @@ pub struct Progress<'a> {
     pub step: u64,
     /// Seconds trained.
     pub seconds: f64,
+    /// What it is trained on.
+    pub data: &'a [SourceInfo],
 }
 
 /// Writes the checkpoint in `dir`, replacing the one before.
@@ -186,6 +195,7 @@ pub fn save(
         ("config".to_owned(), serde_json::to_string(progress.config)?),
         ("step".to_owned(), progress.step.to_string()),
         ("seconds".to_owned(), progress.seconds.to_string()),
+        ("data".to_owned(), serde_json::to_string(progress.data)?),
     ]);
     let bytes = safetensors::serialize(views, Some(metadata))?;
     Ok(save_atomically(&dir.join(FILE), &bytes)?)

@@ -17,8 +17,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use crate::config::{Config, ModelConfig};
-use crate::data::batch::{Batch, Dataset};
-use crate::data::store::Tokens;
+use crate::data::batch::{Batch, Dataset, SourceInfo, same_rows};
+use crate::data::source::Source;
 use crate::model::{self, Model};
 use crate::ops::loss::{cross_entropy, row_losses};
 use crate::tokenizer::Tokenizer;
@@ -34,13 +34,15 @@ pub struct Request {
     /// Model and training; `vocab_size` 0 takes the tokenizer's.
     pub config: Config,
     /// Training and held-out documents.
-    pub data: Tokens,
+    pub data: Vec<Source>,
     /// The tokenizer that made `data`.
     pub tokenizer: Tokenizer,
     /// Directory for checkpoint, tokenizer, metrics and curve.
     pub out: PathBuf,
     /// Continue from the checkpoint in `out`.
     pub resume: bool,
+    /// Let a resumed run go on with data that it was not started with.
+    pub new_data: bool,
     /// Stop after this step, as a kill would, with a checkpoint; the schedule stays that of the
     /// whole run.
     pub stop_after: Option<u64>,
@@ -89,7 +91,7 @@ pub fn run(request: Request) -> anyhow::Result<Summary> {
     checkpoint::save_held_out(&request.out, &data.held_out_rows(HELD_OUT_ROWS))?;
     let mut run = Run::new(config, data, request.out.clone())?;
     if request.resume {
-        run.resume(&request.tokenizer)?;
+        run.resume(&request.tokenizer, request.new_data)?;
     } else {
         request
             .tokenizer
@@ -101,6 +103,7 @@ pub fn run(request: Request) -> anyhow::Result<Summary> {
 struct Run {
     config: Config,
     data: Dataset,
+    sources: Vec<SourceInfo>,
     out: PathBuf,
     vars: Vec<(String, Var)>,
     model: Model,
@@ -141,6 +144,7 @@ impl Run {
             model: Model::from_vars(&config.model, &vars)?,
             optimiser: AdamW::new(&config.train, &vars, decays),
             config,
+            sources: data.describe(),
             data,
             out,
             vars,
@@ -150,12 +154,18 @@ impl Run {
         })
     }
 
-    fn resume(&mut self, tokenizer: &Tokenizer) -> anyhow::Result<()> {
+    fn resume(&mut self, tokenizer: &Tokenizer, new_data: bool) -> anyhow::Result<()> {
         let saved = Checkpoint::load(&self.out)?;
         same_model(&saved.config.model, &self.config.model)?;
         ensure!(
             saved.tokenizer.fingerprint() == tokenizer.fingerprint(),
             "the checkpoint in {} was trained with another tokenizer; pass that one with --tokenizer",
+            self.out.display()
+        );
+        ensure!(
+            new_data || saved.data.is_empty() || same_rows(&saved.data, &self.sources),
+            "the data is not what the checkpoint in {} was trained on; pass the same files and weights, or --new-data to \
+             go on with these",
             self.out.display()
         );
         saved.restore(&self.vars, &mut self.optimiser.moments)?;
@@ -257,12 +267,24 @@ impl Run {
         })
     }
 
-    /// Held-out loss, nats a token.
+    /// Held-out loss, nats a token: the mean of the sources' by their shares.
     fn validate(&self) -> anyhow::Result<f64> {
+        let (mut sum, mut shares) = (0.0, 0.0);
+        for (i, source) in self.sources.iter().enumerate() {
+            if let Some(loss) = self.validate_source(i)? {
+                sum += source.share * loss;
+                shares += source.share;
+            }
+        }
+        Ok(sum / shares)
+    }
+
+    /// Held-out loss of one source; none where it has nothing held out.
+    fn validate_source(&self, i: usize) -> anyhow::Result<Option<f64>> {
         let train = &self.config.train;
         let rows = (4096 / train.context).max(1);
         let (mut sum, mut counted) = (0.0, 0);
-        for batch in self.data.held_out(rows, train.eval_rows) {
+        for batch in self.data.held_out(i, rows, train.eval_rows) {
             let logits = self.model.forward(&input(&batch)?)?;
             sum += crate::ops::with_values([&logits], |[logits]| {
                 let losses = row_losses(logits, &batch.targets);
@@ -270,7 +292,7 @@ impl Run {
             })?;
             counted += batch.counted();
         }
-        Ok(sum / counted as f64)
+        Ok((counted > 0).then(|| sum / counted as f64))
     }
 
     fn save(&self) -> anyhow::Result<()> {
@@ -278,6 +300,7 @@ impl Run {
             config: &self.config,
             step: self.step,
             seconds: self.seconds(),
+            data: &self.sources,
         };
         checkpoint::save(&self.out, &progress, &self.vars, &self.optimiser.moments)
     }

@@ -5,15 +5,18 @@ use crate::data::store::Builder;
 
 const TEXT: &str = "Ada Varga lives by the mill. The mill is old. Ada Varga likes it.\n";
 
-fn tokens(tokenizer: &Tokenizer) -> Tokens {
+fn source(text: &str, weight: Option<f64>) -> Source {
     let mut builder = Builder::in_memory();
     for i in 0..12 {
-        builder
-            .push(&tokenizer.encode(&TEXT.repeat(1 + i % 3)).unwrap())
-            .unwrap();
+        let ids = Tokenizer::bytes().encode(&text.repeat(1 + i % 3)).unwrap();
+        builder.push(&ids).unwrap();
         builder.end_document().unwrap();
     }
-    builder.finish_in_memory().unwrap()
+    Source {
+        name: text.into(),
+        tokens: builder.finish_in_memory().unwrap(),
+        weight,
+    }
 }
 
 fn small() -> Config {
@@ -40,10 +43,11 @@ fn small() -> Config {
 fn request(config: Config, out: &Path) -> Request {
     Request {
         config,
-        data: tokens(&Tokenizer::bytes()),
+        data: vec![source(TEXT, None)],
         tokenizer: Tokenizer::bytes(),
         out: out.to_owned(),
         resume: false,
+        new_data: false,
         stop_after: None,
         progress: false,
     }
@@ -85,6 +89,36 @@ fn a_resumed_run_ends_with_the_very_same_weights_and_moments() {
     .unwrap();
     assert_eq!(state(whole.path()), state(halves.path()));
     assert_eq!(steps_logged(whole.path()), steps_logged(halves.path()));
+}
+
+/// Two files in other proportions than their sizes.
+fn weighted(request: Request) -> Request {
+    let other = "12:30, a dog barks. 12:40, it barks again.\n";
+    Request {
+        data: vec![source(TEXT, Some(1.0)), source(other, Some(4.0))],
+        ..request
+    }
+}
+
+#[test]
+fn a_run_on_weighted_files_resumes_on_the_same_rows_and_refuses_others() {
+    let (whole, halves) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    run(weighted(request(small(), whole.path()))).unwrap();
+    let part = |stop_after, resume| Request {
+        stop_after,
+        resume,
+        ..request(small(), halves.path())
+    };
+    run(weighted(part(Some(9), false))).unwrap();
+    let error = format!("{:#}", run(part(None, true)).unwrap_err());
+    assert!(error.contains("--new-data"), "{error}");
+    run(weighted(part(None, true))).unwrap();
+    assert_eq!(state(whole.path()), state(halves.path()));
+    run(Request {
+        new_data: true,
+        ..part(Some(20), true)
+    })
+    .expect_err("the run is at its end");
 }
 
 #[test]
@@ -170,9 +204,9 @@ fn a_checkpoint_loads_into_a_model_that_computes_the_same() {
     .unwrap();
     let saved = Checkpoint::load(&summary.checkpoint).unwrap();
     let model = Model::load(&saved.config.model, &saved.weights).unwrap();
-    let data = Dataset::new(tokens(&saved.tokenizer), 0.1, 48).unwrap();
+    let data = Dataset::new(vec![source(TEXT, None)], 0.1, 48).unwrap();
     let mut sum = 0.0;
-    let batches = data.held_out(85, 64);
+    let batches: Vec<_> = data.held_out(0, 85, 64).collect();
     for batch in &batches {
         let logits = model.forward(&input(batch).unwrap()).unwrap();
         let loss = cross_entropy(&logits, &batch.targets).unwrap();
