@@ -135,7 +135,7 @@ fn a_run_that_was_stopped_resumes_to_the_same_bytes() {
 }
 
 #[test]
-fn weighted_files_resume_without_being_named_again() {
+fn weighted_files_resume_without_being_named_again_and_a_run_can_be_looked_at() {
     let bench = trained();
     bench.json("corpus --out other.txt --bytes 20000 --seed 9");
     let flags = "--data corpus.bin=1 --data other.txt=3 --config c.toml --steps 12";
@@ -151,6 +151,27 @@ fn weighted_files_resume_without_being_named_again() {
     assert!(
         tensors(&bench, "whole") == tensors(&bench, "halves"),
         "resumed weights differ"
+    );
+    let metrics = std::fs::read_to_string(bench.path("halves/metrics.jsonl")).unwrap();
+    let last: Value = serde_json::from_str(metrics.lines().last().unwrap()).unwrap();
+    for path in [
+        "/probe/by_source/1/loss",
+        "/probe/by_position/0/loss",
+        "/probe/inner_loss/0/before",
+        "/probe/inner_loss/0/after",
+        "/probe/zero_weights/0/share",
+    ] {
+        number(&last, path);
+    }
+    let page = std::fs::read_to_string(bench.path("halves/report.html")).unwrap();
+    assert!(page.contains("other.txt") && page.contains("75.0%") && page.contains("<svg"));
+    let files = std::fs::read_dir(bench.path("halves")).unwrap();
+    let names = files.map(|f| f.unwrap().file_name().into_string().unwrap());
+    let events = names.filter(|name| name.starts_with("events.out.tfevents."));
+    assert_eq!(
+        events.count(),
+        1,
+        "the event file of the first call is replaced"
     );
 }
 

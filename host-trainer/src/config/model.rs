@@ -17,6 +17,18 @@ pub enum Mixer {
     Attention,
 }
 
+/// The name that a configuration uses.
+impl std::fmt::Display for Mixer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::TttLinear => "ttt-linear",
+            Self::TttMlp => "ttt-mlp",
+            Self::TttLite => "ttt-lite",
+            Self::Attention => "attention",
+        })
+    }
+}
+
 /// Activation of the gated feed-forward network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -7,7 +7,7 @@ use crate::tokenizer::SEPARATOR;
 use anyhow::{Context as _, Result, ensure};
 use bitttt_core::sampler::argmax;
 use bitttt_core::{Batch, Learning, Model, Parallel, Session, Tokenizer};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -50,7 +50,7 @@ pub struct Score {
 }
 
 /// Mean loss over the places `from..to` of documents.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Bucket {
     /// First place.
     pub from: usize,
@@ -60,6 +60,13 @@ pub struct Bucket {
     pub loss: f64,
     /// Tokens there.
     pub tokens: usize,
+}
+
+impl Bucket {
+    /// Where to draw it on a logarithmic axis.
+    pub fn middle(&self) -> f64 {
+        ((self.from.max(1) * self.to.max(1)) as f64).sqrt()
+    }
 }
 
 /// Recall values of a text are listed beside it: `FILE.recall`, a line `start end` (bytes) for each.
@@ -179,6 +186,9 @@ pub fn evaluate(
         tokens > 0,
         "there is no text to evaluate; give a file with at least one document"
     );
+    let mut by_position = ByPosition::default();
+    let pieces = sums.iter().flat_map(|s| &s.pieces);
+    pieces.for_each(|losses| by_position.add(losses));
     let bytes: usize = documents.iter().map(|d| d.bytes).sum();
     let total: f64 = sums
         .iter()
@@ -194,7 +204,7 @@ pub fn evaluate(
         bits_per_byte: total / std::f64::consts::LN_2 / bytes as f64,
         recall: (asked > 0).then(|| recalled as f64 / asked as f64),
         recall_values: asked,
-        by_position: by_position(&sums),
+        by_position: by_position.buckets(),
         tokens,
         bytes,
         dropped_updates: sums.iter().map(|s| s.dropped).sum(),
@@ -276,29 +286,46 @@ pub fn cross_entropy(logits: &[f32], target: u32) -> f32 {
     (sum.ln() + f64::from(max - logits[target as usize])) as f32
 }
 
-/// Buckets whose width doubles: 0-16, 16-32, 32-64, …
-fn by_position(sums: &[Sums]) -> Vec<Bucket> {
-    let pieces = || sums.iter().flat_map(|s| &s.pieces);
-    let longest = pieces().map(Vec::len).max().unwrap_or(0);
-    let mut buckets = Vec::new();
-    let (mut from, mut to) = (0, 16);
-    while from < longest {
-        let inside = || {
-            pieces()
-                .filter_map(|losses| losses.get(from..to.min(losses.len())))
-                .flatten()
-        };
-        let tokens = inside().count();
-        let total: f64 = inside().map(|&l| f64::from(l)).sum();
-        buckets.push(Bucket {
-            from,
-            to: to.min(longest),
-            loss: total / tokens.max(1) as f64,
-            tokens,
-        });
-        (from, to) = (to, to * 2);
+/// Sums of losses by place, in buckets whose width doubles: 0-16, 16-32, 32-64, …
+#[derive(Clone, Debug, Default)]
+pub struct ByPosition {
+    /// Sum and number of losses in each bucket.
+    sums: Vec<(f64, usize)>,
+    longest: usize,
+}
+
+impl ByPosition {
+    const FIRST: usize = 16;
+
+    /// Counts the losses of one document, or of a piece that was read from a fresh start.
+    pub fn add(&mut self, losses: &[f32]) {
+        self.longest = self.longest.max(losses.len());
+        let (mut from, mut to) = (0, Self::FIRST);
+        for bucket in 0.. {
+            let Some(inside) = losses.get(from..to.min(losses.len())) else {
+                return;
+            };
+            if bucket == self.sums.len() {
+                self.sums.push((0.0, 0));
+            }
+            let (sum, count) = &mut self.sums[bucket];
+            *sum += inside.iter().map(|&l| f64::from(l)).sum::<f64>();
+            *count += inside.len();
+            (from, to) = (to, to * 2);
+        }
     }
-    buckets
+
+    /// The means.
+    pub fn buckets(&self) -> Vec<Bucket> {
+        let bucket = |(i, &(sum, tokens)): (usize, &(f64, usize))| Bucket {
+            from: if i == 0 { 0 } else { Self::FIRST << (i - 1) },
+            to: self.longest.min(Self::FIRST << i),
+            loss: sum / tokens.max(1) as f64,
+            tokens,
+        };
+        let filled = self.sums.iter().enumerate().filter(|(_, s)| s.1 > 0);
+        filled.map(bucket).collect()
+    }
 }
 
 #[cfg(test)]
@@ -346,6 +373,20 @@ mod tests {
         let total: f64 = singly.map(|s| s.loss * s.tokens as f64).sum();
         assert!((all.loss - total / all.tokens as f64).abs() < 1e-9);
         assert_eq!(all.tokens, (13 + 1 + 19 + 1) * 5);
+    }
+
+    #[test]
+    fn buckets_double_and_end_with_the_longest_text() {
+        let mut by_position = ByPosition::default();
+        by_position.add(&[vec![2.0; 16], vec![1.0; 4]].concat());
+        by_position.add(&[4.0; 16]);
+        by_position.add(&[]);
+        let buckets: Vec<_> = by_position.buckets();
+        let plain: Vec<_> = buckets
+            .iter()
+            .map(|b| (b.from, b.to, b.loss, b.tokens))
+            .collect();
+        assert_eq!(plain, [(0, 16, 3.0, 32), (16, 20, 1.0, 4)]);
     }
 
     #[test]

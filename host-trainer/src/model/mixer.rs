@@ -6,6 +6,7 @@ use crate::config::{self, KvCache, ModelConfig};
 use crate::ops::attention::{self, attention};
 use crate::ops::bit_linear::bit_linear;
 use crate::ops::conv::causal_conv;
+use crate::ops::inner_loss::InnerLoss;
 use crate::ops::lite::{self, ttt_lite};
 use crate::ops::norm::{gated_norm, rms_norm};
 use crate::ops::ttt::{self, Inner, Learned, ttt};
@@ -90,13 +91,26 @@ impl Mixer {
 
     /// `[B, T, D]` from `[B, T, D]`; every row starts with a fresh state.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let x = match &self.conv {
-            Some(weight) => causal_conv(x, weight)?,
-            None => x.clone(),
-        };
+        let x = self.convolve(x)?;
         match &self.kind {
             Kind::Heads(heads) => heads.forward(&x),
             Kind::Lite(lite) => lite.forward(&x),
+        }
+    }
+
+    fn convolve(&self, x: &Tensor) -> Result<Tensor> {
+        match &self.conv {
+            Some(weight) => causal_conv(x, weight),
+            None => Ok(x.clone()),
+        }
+    }
+
+    /// What inner learning achieves on `x [B, T, D]`, whose rows have these lengths; none in attention.
+    pub fn inner_loss(&self, x: &Tensor, lengths: &[usize]) -> Result<Option<InnerLoss>> {
+        let x = self.convolve(x)?;
+        match &self.kind {
+            Kind::Heads(heads) => heads.inner_loss(&x, lengths),
+            Kind::Lite(lite) => lite.inner_loss(&x, lengths).map(Some),
         }
     }
 
@@ -117,10 +131,7 @@ impl Heads {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let [q, k, v] = &self.qkv;
         let y = match &self.memory {
-            Memory::Ttt(memory) => {
-                let qkv = bit_linear(x, &Tensor::cat(&[q, k, v], 0)?, 3)?;
-                memory.forward(x, &qkv)?
-            }
+            Memory::Ttt(memory) => memory.forward(x, &self.qkv(x)?)?,
             Memory::Attention(settings) => {
                 let kv = bit_linear(x, &Tensor::cat(&[k, v], 0)?, 2)?;
                 attention(&bit_linear(x, q, 1)?, &kv, settings)?
@@ -131,6 +142,18 @@ impl Heads {
             None => rms_norm(&y, &self.out_norm, self.eps)?,
         };
         bit_linear(&y, &self.o, 1)
+    }
+
+    /// `[B, T, 3D]`.
+    fn qkv(&self, x: &Tensor) -> Result<Tensor> {
+        bit_linear(x, &Tensor::cat(&self.qkv, 0)?, 3)
+    }
+
+    fn inner_loss(&self, x: &Tensor, lengths: &[usize]) -> Result<Option<InnerLoss>> {
+        match &self.memory {
+            Memory::Ttt(memory) => memory.inner_loss(x, &self.qkv(x)?, lengths).map(Some),
+            Memory::Attention(_) => Ok(None),
+        }
     }
 }
 
@@ -161,14 +184,22 @@ impl Ttt {
     }
 
     fn forward(&self, x: &Tensor, qkv: &Tensor) -> Result<Tensor> {
-        let learned = Learned {
+        ttt(qkv, &self.inner_rates(x)?, &self.learned(), &self.settings)
+    }
+
+    fn inner_loss(&self, x: &Tensor, qkv: &Tensor, lengths: &[usize]) -> Result<InnerLoss> {
+        let rates = self.inner_rates(x)?;
+        ttt::inner_loss(qkv, &rates, &self.learned(), &self.settings, lengths)
+    }
+
+    fn learned(&self) -> Learned<'_> {
+        Learned {
             start: &self.start,
             ln_weight: &self.ln_weight,
             ln_bias: &self.ln_bias,
             decay: &self.decay,
             tau: &self.tau,
-        };
-        ttt(qkv, &self.inner_rates(x)?, &learned, &self.settings)
+        }
     }
 
     /// Logits of the inner learning rates, `[B, T, H]`; not a BitLinear.
@@ -196,5 +227,10 @@ impl Lite {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let p = ttt_lite(&bit_linear(x, &self.down, 1)?, &self.decay, &self.settings)?;
         bit_linear(&p, &self.up, 1)
+    }
+
+    fn inner_loss(&self, x: &Tensor, lengths: &[usize]) -> Result<InnerLoss> {
+        let f = bit_linear(x, &self.down, 1)?;
+        lite::inner_loss(&f, &self.decay, &self.settings, lengths)
     }
 }

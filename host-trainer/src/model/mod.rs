@@ -14,10 +14,11 @@ use crate::config::ModelConfig;
 use crate::ops::bit_linear::{bit_linear, int8_head};
 use crate::ops::embedding::embedding;
 use crate::ops::ffn::glu_norm;
+use crate::ops::inner_loss::InnerLoss;
 use crate::ops::norm::rms_norm;
 use mixer::Mixer;
 
-pub use params::{init, specs};
+pub use params::{Spec, init, specs};
 
 /// The whole model.
 pub struct Model {
@@ -82,6 +83,27 @@ impl Model {
         }
         let h = rms_norm(&h, &self.norm, self.config.norm_eps)?;
         int8_head(&h, self.head.as_ref().unwrap_or(&self.embed))
+    }
+
+    /// What inner learning achieves in each block on `tokens [B, T]`, whose rows have these lengths; none in blocks with
+    /// attention.
+    ///
+    /// # Errors
+    /// When a token is out of range.
+    pub fn inner_losses(
+        &self,
+        tokens: &Tensor,
+        lengths: &[usize],
+    ) -> Result<Vec<Option<InnerLoss>>> {
+        let eps = self.config.norm_eps;
+        let mut h = embedding(tokens, &self.embed)?;
+        let mut losses = Vec::new();
+        for block in &self.blocks {
+            let x = rms_norm(&h, &block.mixer_norm, eps)?;
+            losses.push(block.mixer.inner_loss(&x, lengths)?);
+            h = block.forward(&h, eps)?;
+        }
+        Ok(losses)
     }
 
     /// Sets the inner base learning rate of every layer: 0 freezes what the model adapts.

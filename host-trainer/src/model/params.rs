@@ -53,6 +53,13 @@ impl Spec {
         self.shape.len() == 2 && self.name.ends_with(".weight") && !self.is_small()
     }
 
+    /// The block and the name within it, without `.weight`, of a matrix whose weights are ternary.
+    pub fn ternary(&self) -> Option<(usize, &str)> {
+        let (layer, name) = self.name.strip_prefix("layers.")?.split_once('.')?;
+        let name = name.strip_suffix(".weight")?;
+        self.decays().then_some((layer.parse().ok()?, name))
+    }
+
     fn is_small(&self) -> bool {
         ["mixer.conv.", "mixer.ln.", "mixer.lr."]
             .iter()

@@ -94,6 +94,25 @@ fn a_base_rate_of_zero_freezes_what_is_learned_in_the_stream() {
 }
 
 #[test]
+fn every_block_that_learns_in_the_stream_tells_its_inner_loss() {
+    let (config, vars) = small();
+    let model = Model::from_vars(&config, &vars).unwrap();
+    let tokens = Tensor::new(
+        &[[1u32, 2, 1, 2, 1, 2, 1, 2], [3, 4, 3, 4, 0, 0, 0, 0]],
+        &Device::Cpu,
+    );
+    let losses = model.inner_losses(&tokens.unwrap(), &[8, 4]).unwrap();
+    let means: Vec<_> = losses.iter().map(|l| l.and_then(|l| l.means())).collect();
+    assert!(
+        means[..3]
+            .iter()
+            .all(|m| m.is_some_and(|[b, a]| b > 0.0 && a > 0.0 && a != b)),
+        "{means:?}"
+    );
+    assert_eq!(means[3], None, "attention learns nothing");
+}
+
+#[test]
 fn a_stack_repeats_its_mixers() {
     use config::Mixer::{Attention, TttLite};
     let mut config = small_of(&[TttLite, Attention]).0;

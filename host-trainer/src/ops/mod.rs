@@ -9,6 +9,7 @@ pub mod bit_linear;
 pub mod conv;
 pub mod embedding;
 pub mod ffn;
+pub mod inner_loss;
 pub mod lite;
 pub mod loss;
 pub mod math;

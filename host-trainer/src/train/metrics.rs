@@ -1,15 +1,19 @@
-//! What a run tells: `metrics.jsonl`, one JSON object a line, and `loss.svg`.
+//! What a run tells while it goes on: `metrics.jsonl`, one JSON object a line, and the same values as a TensorBoard event
+//! file.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use bitttt_export::save::{save_atomically, write_fault};
 use serde::{Deserialize, Serialize};
 
-use crate::plot;
+use super::probe::Probe;
+use super::tensorboard::{Events, Scalars};
+use crate::plot::{self, Chart};
 
 /// One line of `metrics.jsonl`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Line {
     /// Steps done.
     pub step: u64,
@@ -22,23 +26,86 @@ pub struct Line {
     pub lr: f64,
     /// Global gradient norm of the last step, before clipping.
     pub grad_norm: f64,
-    /// Tokens a second since the line before.
+    /// Tokens trained on since the line before.
+    #[serde(default)]
+    pub tokens: u64,
+    /// Tokens a second since the line before, validation left out.
     pub tokens_per_second: f64,
     /// Seconds trained.
     pub seconds: f64,
+    /// When the line was written, in seconds since 1970.
+    #[serde(default)]
+    pub time: f64,
+    /// What a validation found, when there was one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub probe: Option<Probe>,
 }
 
-/// The growing `metrics.jsonl`.
+impl Line {
+    fn scalars(&self) -> Scalars {
+        let mut values: Vec<(String, f64)> = vec![
+            ("loss/train".into(), self.loss),
+            ("optimizer/learning_rate".into(), self.lr),
+            ("optimizer/gradient_norm".into(), self.grad_norm),
+            ("speed/tokens_per_second".into(), self.tokens_per_second),
+        ];
+        values.extend(self.val_loss.map(|loss| ("loss/held_out".into(), loss)));
+        if let Some(probe) = &self.probe {
+            values.extend(probe.scalars());
+        }
+        Scalars {
+            time: self.time,
+            step: self.step,
+            values,
+        }
+    }
+}
+
+impl Probe {
+    fn scalars(&self) -> Vec<(String, f64)> {
+        let source = |s: &super::probe::SourceLoss| (format!("loss_by_source/{}", s.name), s.loss);
+        let mut all: Vec<_> = self.by_source.iter().map(source).collect();
+        // Zeros in front keep the tags in order of position.
+        let position = |b: &crate::engine::evaluate::Bucket| {
+            (
+                format!("loss_by_position/{:06}-{:06}", b.from, b.to),
+                b.loss,
+            )
+        };
+        all.extend(self.by_position.iter().map(position));
+        for block in &self.inner_loss {
+            for (when, loss) in [("before", block.before), ("after", block.after)] {
+                all.push((format!("inner_loss/layer_{:02}_{when}", block.layer), loss));
+            }
+        }
+        for z in &self.zero_weights {
+            all.push((
+                format!("zero_weights/layer_{:02}.{}", z.layer, z.matrix),
+                z.share,
+            ));
+        }
+        all
+    }
+}
+
+/// Seconds since 1970.
+pub fn now() -> f64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0.0, |d| d.as_secs_f64())
+}
+
+/// The growing `metrics.jsonl` and its event file.
 pub struct Metrics {
     path: PathBuf,
     lines: Vec<Line>,
+    events: Events,
 }
 
 impl Metrics {
     /// Starts anew, or after the lines up to `step` when a run is resumed there.
     ///
     /// # Errors
-    /// When the file cannot be read or written.
+    /// When a file cannot be read or written.
     pub fn open(dir: &Path, step: u64) -> anyhow::Result<Self> {
         let path = dir.join("metrics.jsonl");
         let text = match std::fs::read_to_string(&path) {
@@ -58,13 +125,23 @@ impl Metrics {
             .filter(|(_, line)| line.step <= step)
             .unzip();
         save_atomically(&path, kept.as_bytes())?;
-        Ok(Self { path, lines })
+        let told: Vec<Scalars> = lines.iter().map(Line::scalars).collect();
+        Ok(Self {
+            path,
+            lines,
+            events: Events::create(dir, now(), &told)?,
+        })
+    }
+
+    /// Lines so far, those of earlier calls included.
+    pub fn lines(&self) -> &[Line] {
+        &self.lines
     }
 
     /// Appends a line.
     ///
     /// # Errors
-    /// When the file cannot be written.
+    /// When a file cannot be written.
     pub fn push(&mut self, line: Line) -> anyhow::Result<()> {
         let mut file = std::fs::OpenOptions::new()
             .append(true)
@@ -72,21 +149,26 @@ impl Metrics {
             .map_err(|e| write_fault(&self.path, e))?;
         file.write_all(json_line(&line).as_bytes())
             .map_err(|e| write_fault(&self.path, e))?;
+        self.events.push(&line.scalars())?;
         self.lines.push(line);
         Ok(())
     }
+}
 
-    /// Draws training and held-out loss over steps.
-    ///
-    /// # Errors
-    /// When the picture cannot be written.
-    pub fn draw(&self, path: &Path) -> anyhow::Result<()> {
-        let train: Vec<_> = self.lines.iter().map(|l| (l.step as f64, l.loss)).collect();
-        let held_out = |l: &Line| l.val_loss.map(|loss| (l.step as f64, loss));
-        let held_out: Vec<_> = self.lines.iter().filter_map(held_out).collect();
-        let curves = [("training", train), ("held out", held_out)];
-        let curves = curves.map(|(name, points)| plot::Line { name, points });
-        plot::lines(path, "Training", "step", "nats a token", false, &curves)
+/// Training and held-out loss over steps.
+pub fn loss_chart(lines: &[Line]) -> Chart<'static> {
+    let train = lines.iter().map(|l| (l.step as f64, l.loss)).collect();
+    let held_out = |l: &Line| l.val_loss.map(|loss| (l.step as f64, loss));
+    let held_out = lines.iter().filter_map(held_out).collect();
+    Chart {
+        title: "Loss".into(),
+        x: "step",
+        y: "nats a token",
+        log_x: false,
+        lines: vec![
+            plot::Line::new("training", train),
+            plot::Line::new("held out", held_out),
+        ],
     }
 }
 

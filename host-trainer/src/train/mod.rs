@@ -6,7 +6,10 @@
 pub mod adamw;
 pub mod checkpoint;
 pub mod metrics;
+pub mod probe;
+pub mod report;
 pub mod schedule;
+pub mod tensorboard;
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -19,12 +22,13 @@ use serde::Serialize;
 use crate::config::{Config, ModelConfig};
 use crate::data::batch::{Batch, Dataset, SourceInfo, same_rows};
 use crate::data::source::Source;
-use crate::model::{self, Model};
-use crate::ops::loss::{cross_entropy, row_losses};
+use crate::model::{self, Model, Spec};
+use crate::ops::loss::cross_entropy;
 use crate::tokenizer::Tokenizer;
 use adamw::AdamW;
 use checkpoint::Checkpoint;
 use metrics::{Line, Metrics};
+use report::Report;
 
 /// Held-out rows that are kept for the exporter's check.
 const HELD_OUT_ROWS: usize = 16;
@@ -105,6 +109,7 @@ struct Run {
     data: Dataset,
     sources: Vec<SourceInfo>,
     out: PathBuf,
+    specs: Vec<Spec>,
     vars: Vec<(String, Var)>,
     model: Model,
     optimiser: AdamW,
@@ -136,10 +141,8 @@ impl Window {
 impl Run {
     fn new(config: Config, data: Dataset, out: PathBuf) -> anyhow::Result<Self> {
         let vars = model::init(&config.model, config.train.seed)?;
-        let decays = model::specs(&config.model)
-            .iter()
-            .map(|s| s.decays())
-            .collect();
+        let specs = model::specs(&config.model);
+        let decays = specs.iter().map(|s| s.decays()).collect();
         Ok(Self {
             model: Model::from_vars(&config.model, &vars)?,
             optimiser: AdamW::new(&config.train, &vars, decays),
@@ -147,6 +150,7 @@ impl Run {
             sources: data.describe(),
             data,
             out,
+            specs,
             vars,
             step: 0,
             before: 0.0,
@@ -213,16 +217,16 @@ impl Run {
             }
             if ends || self.due(self.config.train.checkpoint_every) {
                 self.save()?;
+                self.report(metrics.lines())?;
             }
         }
         bar.finish_and_clear();
-        metrics.draw(&self.out.join("loss.svg"))?;
         let Some(last) = last else {
             bail!("nothing to do: the run is at step {first} already; raise --steps or --seconds");
         };
         Ok(Summary {
             steps: self.step,
-            parameters: self.vars.iter().map(|(_, var)| var.elem_count()).sum(),
+            parameters: self.parameters(),
             tokens,
             seconds: self.started.elapsed().as_secs_f64(),
             tokens_per_second: tokens as f64 / trained,
@@ -254,45 +258,47 @@ impl Run {
 
     fn line(&self, window: &Window, lr: f64, grad_norm: f64, ends: bool) -> anyhow::Result<Line> {
         let seconds = window.started.elapsed().as_secs_f64();
-        let measure =
-            (ends || self.due(self.config.train.eval_every)) && self.data.held_out_tokens() > 0;
+        let probed = ends || self.due(self.config.train.eval_every);
+        let subject = probe::Subject {
+            config: &self.config.train,
+            data: &self.data,
+            model: &self.model,
+            specs: &self.specs,
+            vars: &self.vars,
+        };
+        let (val_loss, probe) = match probed.then(|| subject.probe()).transpose()? {
+            Some((val_loss, probe)) => (val_loss, Some(probe)),
+            None => (None, None),
+        };
         Ok(Line {
             step: self.step,
             loss: window.loss / window.steps as f64,
-            val_loss: measure.then(|| self.validate()).transpose()?,
+            val_loss,
             lr,
             grad_norm,
+            tokens: window.tokens,
             tokens_per_second: window.tokens as f64 / seconds,
             seconds: self.seconds(),
+            time: metrics::now(),
+            probe,
         })
     }
 
-    /// Held-out loss, nats a token: the mean of the sources' by their shares.
-    fn validate(&self) -> anyhow::Result<f64> {
-        let (mut sum, mut shares) = (0.0, 0.0);
-        for (i, source) in self.sources.iter().enumerate() {
-            if let Some(loss) = self.validate_source(i)? {
-                sum += source.share * loss;
-                shares += source.share;
-            }
-        }
-        Ok(sum / shares)
+    /// Draws what the lines of metrics say.
+    fn report(&self, lines: &[Line]) -> anyhow::Result<()> {
+        metrics::loss_chart(lines).save(&self.out.join("loss.svg"))?;
+        let report = Report {
+            config: &self.config,
+            sources: &self.sources,
+            epochs: self.data.epochs(self.step, self.config.train.batch),
+            parameters: self.parameters(),
+            lines,
+        };
+        report.save(&self.out)
     }
 
-    /// Held-out loss of one source; none where it has nothing held out.
-    fn validate_source(&self, i: usize) -> anyhow::Result<Option<f64>> {
-        let train = &self.config.train;
-        let rows = (4096 / train.context).max(1);
-        let (mut sum, mut counted) = (0.0, 0);
-        for batch in self.data.held_out(i, rows, train.eval_rows) {
-            let logits = self.model.forward(&input(&batch)?)?;
-            sum += crate::ops::with_values([&logits], |[logits]| {
-                let losses = row_losses(logits, &batch.targets);
-                Ok(losses.iter().map(|l| f64::from(*l)).sum::<f64>())
-            })?;
-            counted += batch.counted();
-        }
-        Ok((counted > 0).then(|| sum / counted as f64))
+    fn parameters(&self) -> usize {
+        self.vars.iter().map(|(_, var)| var.elem_count()).sum()
     }
 
     fn save(&self) -> anyhow::Result<()> {

@@ -1,6 +1,7 @@
 use std::path::Path;
 
 use super::*;
+use crate::config::Mixer;
 use crate::data::store::Builder;
 
 const TEXT: &str = "Ada Varga lives by the mill. The mill is old. Ada Varga likes it.\n";
@@ -140,7 +141,57 @@ fn metrics_after_the_checkpoint_are_dropped_on_resume() {
 }
 
 #[test]
-fn training_lowers_the_loss_and_draws_the_curve() {
+fn a_line_of_a_validation_tells_what_the_model_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = small();
+    config.model.mixers = vec![Mixer::TttLinear, Mixer::Attention];
+    let summary = run(weighted(request(config, dir.path()))).unwrap();
+    let text = std::fs::read_to_string(dir.path().join("metrics.jsonl")).unwrap();
+    let lines: Vec<Line> = text
+        .lines()
+        .map(|l| serde_json::from_str(l).unwrap())
+        .collect();
+    let probed: Vec<u64> = lines
+        .iter()
+        .filter(|l| l.probe.is_some())
+        .map(|l| l.step)
+        .collect();
+    assert_eq!(probed, [4, 8, 12, 16, 20]);
+    let last = lines.last().unwrap();
+    let probe = last.probe.as_ref().unwrap();
+    let by_source: f64 = probe
+        .by_source
+        .iter()
+        .zip([0.2, 0.8])
+        .map(|(s, share)| share * s.loss)
+        .sum();
+    assert!((by_source - last.val_loss.unwrap()).abs() < 1e-9);
+    assert_eq!(summary.val_loss, last.val_loss);
+    let buckets: Vec<_> = probe.by_position.iter().map(|b| (b.from, b.to)).collect();
+    assert_eq!(buckets, [(0, 16), (16, 32), (32, 48)]);
+    assert_eq!(
+        probe.inner_loss.iter().map(|b| b.layer).collect::<Vec<_>>(),
+        [0]
+    );
+    assert!(
+        probe.inner_loss.iter().all(|b| b.after < b.before),
+        "{:?}",
+        probe.inner_loss
+    );
+    // q, k, v, gate, o, and the network's three, in both blocks.
+    assert_eq!(probe.zero_weights.len(), 16);
+    assert!(
+        probe
+            .zero_weights
+            .iter()
+            .all(|z| (0.1..0.6).contains(&z.share)),
+        "{:?}",
+        probe.zero_weights
+    );
+}
+
+#[test]
+fn training_lowers_the_loss_and_draws_the_curves() {
     let dir = tempfile::tempdir().unwrap();
     let mut config = small();
     config.train.steps = 60;
@@ -149,6 +200,8 @@ fn training_lowers_the_loss_and_draws_the_curve() {
     assert!(summary.val_loss.unwrap() < 3.6, "{summary:?}");
     let svg = std::fs::read_to_string(dir.path().join("loss.svg")).unwrap();
     assert!(svg.contains("<svg") && svg.contains("held out"));
+    let html = std::fs::read_to_string(dir.path().join(report::FILE)).unwrap();
+    assert!(html.contains("<h2>Inner loss</h2>"));
 }
 
 #[test]

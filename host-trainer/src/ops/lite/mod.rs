@@ -5,6 +5,8 @@
 //! Computed `b` tokens at a time: with `W` as at their start and `e_j = p_j - x_j`,
 //! `p_t = W x_t - lr sum_{j<t} (x_t.x_j) e_j`, so that `W` is read and written once for all of them.
 
+mod inner_loss;
+
 use std::sync::Mutex;
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
@@ -12,6 +14,8 @@ use rayon::prelude::*;
 
 use super::ttt::kernels::{add_matmul, add_matmul_at, axpy, transpose};
 use super::{math, result, simd, tensor, values, with_values};
+
+pub use inner_loss::inner_loss;
 
 /// Keeps a feature of zeros from a division by zero.
 const EPS: f32 = 1e-6;

@@ -89,7 +89,7 @@ impl Chunk {
 
     /// The gradient of `1/2 |LN(z) - (v - k)|^2` for every layer's `k W + u`.
     #[inline(always)]
-    fn inner_gradients(&mut self, head: &Head<'_>, state: &[f32]) {
+    pub fn inner_gradients(&mut self, head: &Head<'_>, state: &[f32]) {
         let n = self.n;
         for l in 0..self.layers.len() {
             let (layer, next) = at_and_next(&mut self.layers, l);
@@ -151,7 +151,7 @@ impl Chunk {
 
     /// The state after this full mini-batch, from the state before it.
     #[inline(always)]
-    fn next_state(&mut self, head: &Head<'_>, state: &[f32], next: &mut [f32]) {
+    pub fn next_state(&mut self, head: &Head<'_>, state: &[f32], next: &mut [f32]) {
         for ((next, old), anchor) in next.iter_mut().zip(state).zip(head.start) {
             *next = anchor + (1.0 - head.lambda) * (old - anchor);
         }

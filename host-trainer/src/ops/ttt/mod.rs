@@ -11,6 +11,7 @@
 
 mod backward;
 mod forward;
+mod inner_loss;
 pub(super) mod kernels;
 mod layer;
 mod layer_grads;
@@ -22,6 +23,8 @@ use half::f16;
 use rayon::prelude::*;
 
 use super::{math, result, simd, sum_in_order, tensor, values, with_values};
+
+pub use inner_loss::inner_loss;
 
 /// Epsilon of the inner layer norm.
 const LN_EPS: f32 = 1e-6;
@@ -79,19 +82,21 @@ pub fn ttt(
     learned: &Learned<'_>,
     settings: &Settings,
 ) -> Result<Tensor> {
-    let l = learned;
-    let start = l.start.iter().flatten();
-    let flat: Vec<Tensor> = start
-        .chain([l.ln_weight, l.ln_bias, l.decay, l.tau])
-        .map(|p| p.flatten_all())
-        .collect::<Result<_>>()?;
     let op = Ttt {
         rope: Rope::new(settings),
         settings: settings.clone(),
         states: Mutex::new(Vec::new()),
     };
     qkv.contiguous()?
-        .apply_op3(&lr.contiguous()?, &Tensor::cat(&flat, 0)?, op)
+        .apply_op3(&lr.contiguous()?, &flat(learned)?, op)
+}
+
+/// The learned tensors as one, in the order of [`Values`].
+fn flat(l: &Learned<'_>) -> Result<Tensor> {
+    let start = l.start.iter().flatten();
+    let all = start.chain([l.ln_weight, l.ln_bias, l.decay, l.tau]);
+    let flat: Vec<Tensor> = all.map(|p| p.flatten_all()).collect::<Result<_>>()?;
+    Tensor::cat(&flat, 0)
 }
 
 /// Cosines and sines for every position of a mini-batch, `[b, d / 2]` each.

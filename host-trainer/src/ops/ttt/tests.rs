@@ -8,7 +8,7 @@ use crate::rng::Rng;
 
 /// Inputs by name.
 #[derive(Clone)]
-struct Operands {
+pub(super) struct Operands {
     qkv: Vec<f64>,
     lr: Vec<f64>,
     /// `W [H, in, out]`, `u [H, out]` of every fast layer.
@@ -34,7 +34,7 @@ impl Operands {
     }
 }
 
-fn settings(inner: Inner, heads: usize, d_head: usize, mini_batch: usize) -> Settings {
+pub(super) fn settings(inner: Inner, heads: usize, d_head: usize, mini_batch: usize) -> Settings {
     Settings {
         inner,
         heads,
@@ -46,7 +46,7 @@ fn settings(inner: Inner, heads: usize, d_head: usize, mini_batch: usize) -> Set
     }
 }
 
-fn operands(s: &Settings, batch: usize, tokens: usize, seed: u64) -> Operands {
+pub(super) fn operands(s: &Settings, batch: usize, tokens: usize, seed: u64) -> Operands {
     let mut rng = Rng::new(seed, 0);
     let mut draw = |n: usize, scale: f64, shift: f64| -> Vec<f64> {
         (0..n)
@@ -201,8 +201,14 @@ fn rope(x: &[f64], position: usize, theta: f64) -> Vec<f64> {
 }
 
 /// One head of one row in the primal form: for every token the weights `W_t` of the paper are built
-/// and applied, `W_t = W - tau_t sum_{i<=t} lr_i dW_i`.
-fn oracle_sequence(s: &Settings, p: &Operands, row: usize, tokens: usize, h: usize) -> Vec<f64> {
+/// and applied, `W_t = W - tau_t sum_{i<=t} lr_i dW_i`. Also the inner losses of every full mini-batch, before and after.
+fn oracle_sequence(
+    s: &Settings,
+    p: &Operands,
+    row: usize,
+    tokens: usize,
+    h: usize,
+) -> (Vec<f64>, Vec<[f64; 2]>) {
     let (d, width) = (s.d_head, s.heads * s.d_head);
     let at = |v: &[f64], n: usize| v[h * n..(h + 1) * n].to_vec();
     let start: Vec<Layer> = (p.start.iter().zip(s.layers()))
@@ -223,7 +229,17 @@ fn oracle_sequence(s: &Settings, p: &Operands, row: usize, tokens: usize, h: usi
     };
     let nothing: Vec<Layer> = start.iter().map(|l| l.plus(-1.0, l)).collect();
     let (mut model, mut sum) = (start.clone(), nothing.clone());
-    let mut out = Vec::new();
+    let loss = |model: &[Layer], read: &[[Vec<f64>; 2]]| -> f64 {
+        let error = |[k, target]: &[Vec<f64>; 2]| -> f64 {
+            let y = norm.apply(&run_inner(model, k).1);
+            y.iter()
+                .zip(target)
+                .map(|(y, t)| 0.5 * (y - t).powi(2))
+                .sum()
+        };
+        read.iter().map(error).sum()
+    };
+    let (mut out, mut losses, mut read) = (Vec::new(), Vec::new(), Vec::new());
     for t in 0..tokens {
         let i = t % s.mini_batch;
         let token = &p.qkv[(row * tokens + t) * 3 * width + h * d..];
@@ -239,15 +255,39 @@ fn oracle_sequence(s: &Settings, p: &Operands, row: usize, tokens: usize, h: usi
         let learned = zip(&model, &sum, |layer, sum| layer.plus(-tau, sum));
         let y = norm.apply(&run_inner(&learned, &q).1);
         out.extend((0..d).map(|c| q[c] + y[c]));
+        read.push([k, target]);
         if i + 1 == s.mini_batch {
             let pulled = zip(&model, &start, |layer, start| {
                 layer.plus(-lambda, &layer.plus(-1.0, start))
             });
+            let before = loss(&model, &read);
             model = zip(&pulled, &sum, |layer, sum| layer.plus(-tau, sum));
+            losses.push([before, loss(&model, &read)]);
             sum = nothing.clone();
+            read.clear();
         }
     }
-    out
+    (out, losses)
+}
+
+/// Means a token and head over the rows' full mini-batches, before and after their updates.
+pub(super) fn oracle_inner_loss(
+    s: &Settings,
+    p: &Operands,
+    tokens: usize,
+    lengths: &[usize],
+) -> [f64; 2] {
+    let (mut sums, mut count) = ([0.0; 2], 0);
+    for (row, length) in lengths.iter().enumerate() {
+        for h in 0..s.heads {
+            let (_, losses) = oracle_sequence(s, p, row, tokens, h);
+            for loss in losses.iter().take(length / s.mini_batch) {
+                sums = [sums[0] + loss[0], sums[1] + loss[1]];
+                count += s.mini_batch;
+            }
+        }
+    }
+    sums.map(|sum| sum / count as f64)
 }
 
 fn zip(a: &[Layer], b: &[Layer], f: impl Fn(&Layer, &Layer) -> Layer) -> Vec<Layer> {
@@ -260,7 +300,7 @@ fn oracle(s: &Settings, p: &Operands, batch: usize, tokens: usize) -> Vec<f64> {
     let mut out = vec![0.0; batch * tokens * width];
     for row in 0..batch {
         for h in 0..s.heads {
-            let o = oracle_sequence(s, p, row, tokens, h);
+            let (o, _) = oracle_sequence(s, p, row, tokens, h);
             for t in 0..tokens {
                 let at = (row * tokens + t) * width + h * d;
                 out[at..at + d].copy_from_slice(&o[t * d..(t + 1) * d]);
@@ -270,7 +310,7 @@ fn oracle(s: &Settings, p: &Operands, batch: usize, tokens: usize) -> Vec<f64> {
     out
 }
 
-fn variables(p: &Operands, s: &Settings, batch: usize, tokens: usize) -> Vec<Var> {
+pub(super) fn variables(p: &Operands, s: &Settings, batch: usize, tokens: usize) -> Vec<Var> {
     let (h, d) = (s.heads, s.d_head);
     let mut shapes = vec![vec![batch, tokens, 3 * h * d], vec![batch, tokens, h]];
     for (input, output) in s.layers() {
@@ -289,19 +329,23 @@ fn variables(p: &Operands, s: &Settings, batch: usize, tokens: usize) -> Vec<Var
 }
 
 fn run(s: &Settings, v: &[Var]) -> Tensor {
+    with_learned(s, v, |learned| ttt(&v[0], &v[1], learned, s).unwrap())
+}
+
+/// Calls `f` with the variables behind `qkv` and `lr`.
+pub(super) fn with_learned<R>(s: &Settings, v: &[Var], f: impl FnOnce(&Learned<'_>) -> R) -> R {
     let (fast, rest) = v[2..].split_at(2 * s.layers().len());
     let start: Vec<[Tensor; 2]> = fast
         .chunks(2)
         .map(|v| [v[0].as_tensor().clone(), v[1].as_tensor().clone()])
         .collect();
-    let learned = Learned {
+    f(&Learned {
         start: &start,
         ln_weight: &rest[0],
         ln_bias: &rest[1],
         decay: &rest[2],
         tau: &rest[3],
-    };
-    ttt(&v[0], &v[1], &learned, s).unwrap()
+    })
 }
 
 fn flat(t: &Tensor) -> Vec<f32> {
