@@ -313,3 +313,38 @@ fn a_full_disk_gives_one_line_and_leaves_nothing_half_written() {
         bench.refuses_on_a_full_disk(args, file);
     }
 }
+
+#[test]
+fn a_device_that_is_not_there_is_refused_before_anything_is_written() {
+    let bench = bench_with_text();
+    for command in [
+        "train --data text.txt --out run --device",
+        "bench-train --shape 15m --device",
+        "check-device --device",
+        "eval --data text.txt --checkpoint run --device",
+    ] {
+        let asks = |name: &str| format!("{command} {name}");
+        bench.refuses(&asks("gpu"), 1, &["--device gpu", "cpu", "cuda[:N]"]);
+        bench.refuses(&asks("cuda:x"), 1, &["--device cuda:x"]);
+        // No machine has a hundred: not one without CUDA, not one without a driver, not one with GPUs.
+        bench.refuses(&asks("cuda:99"), 1, &["--device cpu"]);
+    }
+    assert!(!bench.path("run").exists());
+}
+
+#[test]
+fn flags_that_a_checkpoint_has_no_use_for_are_refused() {
+    let bench = bench_with_text();
+    let trained = bench.run("train --data text.txt --out run --steps 1 --context 32 --batch 1");
+    assert!(trained.status.success());
+    let generate = "generate --checkpoint run --prompt Ada --max-tokens 1";
+    bench.refuses(
+        &format!("{generate} --save-state s"),
+        1,
+        &["--save-state", "export"],
+    );
+    assert_eq!(bench.run("generate --prompt Ada").status.code(), Some(2));
+    let both = "eval --checkpoint run --model m.bttt --data text.txt";
+    assert_eq!(bench.run(both).status.code(), Some(2));
+    bench.refuses("bench-train --shape 16m", 1, &["16m", "15m, 125m, 350m"]);
+}

@@ -60,6 +60,34 @@ fn what_was_trained_is_what_runs() {
     bench.json("plan --model t2.bttt");
 }
 
+/// The graph reads documents whole, the core token by token: the same losses but for units in the last place.
+#[test]
+fn a_checkpoint_is_evaluated_and_continued_as_its_blob_is() {
+    let bench = trained();
+    bench.json("export --checkpoint run --out model.bttt");
+    let of = |what: &str| bench.json(&format!("eval {what} --data corpus.txt --context 60"));
+    let (blob, checkpoint) = (
+        of("--model model.bttt"),
+        of("--checkpoint run --device cpu"),
+    );
+    for field in ["/learning/loss", "/frozen/loss"] {
+        let (a, b) = (number(&blob, field), number(&checkpoint, field));
+        assert!((a - b).abs() < 0.002, "{field}: {a} and {b}");
+    }
+    assert_eq!(
+        blob["learning"]["recall_values"],
+        checkpoint["learning"]["recall_values"]
+    );
+    let make = |what: &str| {
+        bench.json(&format!(
+            "generate {what} --prompt Ada --max-tokens 12 --temp 0"
+        ))
+    };
+    let (blob, checkpoint) = (make("--model model.bttt"), make("--checkpoint run"));
+    assert_eq!(blob["tokens"], checkpoint["tokens"]);
+    assert_eq!(blob["text"], checkpoint["text"]);
+}
+
 const HYBRID: &str = "[model]\nd_model = 32\nn_heads = 4\nn_layers = 4\nd_ffn = 48\nmini_batch = 8\ngate = true\n\
 mixers = [\"ttt-linear\", \"attention\", \"ttt-mlp\", \"ttt-lite\"]\nkv_heads = 2\n";
 

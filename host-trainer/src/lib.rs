@@ -7,6 +7,7 @@ pub mod cmd;
 pub mod config;
 pub mod corpus;
 pub mod data;
+pub mod device;
 pub mod engine;
 pub mod model;
 pub mod ops;

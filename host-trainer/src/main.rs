@@ -32,6 +32,8 @@ enum Command {
     Plan(cmd::plan::Args),
     Synth(cmd::synth::Args),
     Bench(cmd::bench::Args),
+    BenchTrain(cmd::bench_train::Args),
+    CheckDevice(cmd::check_device::Args),
 }
 
 fn main() -> ExitCode {
@@ -62,5 +64,7 @@ fn run(command: &Command, out: &Output) -> anyhow::Result<()> {
         Command::Plan(args) => cmd::plan::run(args, out),
         Command::Synth(args) => cmd::synth::run(args, out),
         Command::Bench(args) => cmd::bench::run(args, out),
+        Command::BenchTrain(args) => cmd::bench_train::run(args, out),
+        Command::CheckDevice(args) => cmd::check_device::run(args, out),
     }
 }

@@ -5,6 +5,7 @@ mod boards;
 mod command;
 mod elf;
 mod firmware;
+mod gpu;
 mod host;
 mod machines;
 mod peers;
@@ -36,6 +37,10 @@ enum Chore {
     ///
     /// Example: cargo xtask peers --shape tiny
     Peers(peers::Options),
+    /// Builds the trainer with CUDA and packs it for a machine with a GPU
+    ///
+    /// Example: cargo xtask gpu
+    Gpu(gpu::Options),
     /// Installs emulators and compiler targets, or says how to
     Setup,
 }
@@ -45,6 +50,7 @@ fn main() -> ExitCode {
         Chore::Test(options) => test::run(&options),
         Chore::Firmware(options) => firmware::run(&options),
         Chore::Peers(options) => peers::run(&options),
+        Chore::Gpu(options) => gpu::run(&options),
         Chore::Setup => setup::everything(),
     };
     match done {

@@ -1,27 +1,32 @@
 //! `bitttt eval`
 
 use super::machine::MachineArgs;
+use super::trained::Trained;
 use crate::engine::blob::Blob;
 use crate::engine::evaluate::{Document, Score, documents, evaluate, read_recall};
 use crate::engine::text;
 use crate::output::Output;
 use crate::plot;
-use anyhow::{Result, ensure};
-use bitttt_core::Learning;
+use anyhow::{Context as _, Result, ensure};
+use bitttt_core::{Learning, Model, Tokenizer};
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Measure a model on text: loss, perplexity, bits per byte, recall; learning on against frozen
 #[derive(clap::Args, Clone, Debug)]
 #[command(
-    after_help = "Example:\n  bitttt eval --model demo/demo.bttt --data heldout.txt --plot loss.svg\n\n\
+    after_help = "Example:\n  bitttt eval --model demo/demo.bttt --data heldout.txt --plot loss.svg\n  \
+bitttt eval --checkpoint run --device cuda --data heldout.txt --context 2048\n\n\
 Documents are separated by <|endoftext|>. Where FILE.recall lies beside the data (`bitttt corpus` writes it), the share of\n\
 recalled values is reported too."
 )]
 pub struct Args {
     /// The model, a .bttt blob
-    #[arg(long, value_name = "FILE")]
-    pub model: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "checkpoint")]
+    pub model: Option<PathBuf>,
+    /// A trained model instead
+    #[command(flatten)]
+    pub trained: Trained,
     /// UTF-8 text
     #[arg(long, value_name = "FILE")]
     pub data: PathBuf,
@@ -66,25 +71,9 @@ pub fn run(args: &Args, out: &Output) -> Result<()> {
         args.context != Some(0),
         "--context 0 leaves nothing to read; give at least 1"
     );
-    let blob = Blob::open(&args.model)?;
-    let (model, tokenizer) = (blob.model(), blob.tokenizer()?);
-    let text = text::read(&args.data, args.lossy)?;
-    let recall = if args.lossy {
-        Vec::new()
-    } else {
-        read_recall(&args.data)?
-    };
-    let documents = tail(documents(&tokenizer, &text, &recall), args.tail);
-    let machine = args.machine.machine()?;
-    let score = |learning| evaluate(&machine, &model, &documents, learning, args.context);
-    let learning = if args.freeze {
-        None
-    } else {
-        Some(score(Learning::On)?)
-    };
-    let report = Report {
-        learning,
-        frozen: score(Learning::Frozen)?,
+    let report = match &args.model {
+        Some(path) => of_blob(args, path)?,
+        None => of_checkpoint(args)?,
     };
     for (name, score) in [
         ("learning on", report.learning.as_ref()),
@@ -99,6 +88,43 @@ pub fn run(args: &Args, out: &Output) -> Result<()> {
         plot::loss_by_position(path, report.learning.as_ref(), &report.frozen)?;
     }
     out.result(&report)
+}
+
+fn of_blob(args: &Args, path: &Path) -> Result<Report> {
+    let blob = Blob::open(path)?;
+    let (model, documents) = (blob.model(), read(args, &blob.tokenizer()?)?);
+    let machine = args.machine.machine()?;
+    report(args, |learning| {
+        evaluate(&machine, &model, &documents, learning, args.context)
+    })
+}
+
+fn of_checkpoint(args: &Args) -> Result<Report> {
+    let (mut graph, blob) = args.trained.load()?;
+    let tokenizer = Model::from_bytes(blob.bytes())?.tokenizer();
+    let documents = read(args, &tokenizer.context("the checkpoint has no tokenizer")?)?;
+    report(args, |learning| {
+        graph.evaluate(&documents, learning, args.context)
+    })
+}
+
+fn report(args: &Args, mut score: impl FnMut(Learning) -> Result<Score>) -> Result<Report> {
+    let learning = (!args.freeze).then(|| score(Learning::On)).transpose()?;
+    Ok(Report {
+        learning,
+        frozen: score(Learning::Frozen)?,
+    })
+}
+
+/// The documents asked for.
+fn read(args: &Args, tokenizer: &Tokenizer<'_>) -> Result<Vec<Document>> {
+    let text = text::read(&args.data, args.lossy)?;
+    let recall = if args.lossy {
+        Vec::new()
+    } else {
+        read_recall(&args.data)?
+    };
+    Ok(tail(documents(tokenizer, &text, &recall), args.tail))
 }
 
 /// The last documents; of a single document its last tokens.

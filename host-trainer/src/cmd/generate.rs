@@ -1,14 +1,15 @@
 //! `bitttt generate`
 
 use super::machine::MachineArgs;
+use super::trained::Trained;
 use crate::engine::blob::{Blob, HOST_BATCH, load_state, memory_for, save_state};
 use crate::engine::generate::{Generated, generate};
 use crate::engine::text::{Utf8Stream, encode};
 use crate::output::Output;
-use anyhow::{Result, ensure};
-use bitttt_core::{Batch, Learning, Parallel, Sampler, Session};
+use anyhow::{Context as _, Result, ensure};
+use bitttt_core::{Batch, Learning, Model, Parallel, Sampler, Session};
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Stream text from a model, which learns as it reads and writes
 #[derive(clap::Args, Clone, Debug)]
@@ -17,8 +18,11 @@ use std::path::PathBuf;
 )]
 pub struct Args {
     /// The model, a .bttt blob
-    #[arg(long, value_name = "FILE")]
-    pub model: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "checkpoint")]
+    pub model: Option<PathBuf>,
+    /// A trained model instead
+    #[command(flatten)]
+    pub trained: Trained,
     /// Text to continue
     #[arg(long)]
     pub prompt: String,
@@ -112,12 +116,16 @@ impl State {
         if let Some(path) = &self.load_state {
             load_state(session, path)?;
         }
-        session.set_learning(if self.freeze {
+        session.set_learning(self.learning());
+        Ok(())
+    }
+
+    fn learning(&self) -> Learning {
+        if self.freeze {
             Learning::Frozen
         } else {
             Learning::On
-        });
-        Ok(())
+        }
     }
 
     /// Applies `--save-state`.
@@ -152,8 +160,94 @@ pub fn run(args: &Args, out: &Output) -> Result<()> {
         !args.prompt.is_empty(),
         "the prompt is empty; give some text with --prompt"
     );
+    match &args.model {
+        Some(path) => from_blob(args, path, out),
+        None => from_checkpoint(args, out),
+    }
+}
+
+/// Text as it is made: shown at once, and kept for the report.
+struct Shown<'a> {
+    out: &'a Output,
+    stream: Utf8Stream,
+    text: String,
+}
+
+impl<'a> Shown<'a> {
+    fn new(out: &'a Output, prompt: &str) -> Result<Self> {
+        let mut shown = Self {
+            out,
+            stream: Utf8Stream::default(),
+            text: String::new(),
+        };
+        shown.show(prompt.to_owned())?;
+        Ok(shown)
+    }
+
+    fn show(&mut self, piece: String) -> Result<()> {
+        self.text.push_str(&piece);
+        if !self.out.json {
+            print!("{piece}");
+            std::io::stdout().flush()?;
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, bytes: &[u8]) -> Result<()> {
+        let piece = self.stream.push(bytes);
+        self.show(piece)
+    }
+
+    fn finish(mut self) -> Result<String> {
+        let rest = std::mem::take(&mut self.stream).finish();
+        self.show(rest)?;
+        if !self.out.json {
+            println!();
+        }
+        Ok(self.text)
+    }
+}
+
+/// What a model from a checkpoint made.
+#[derive(serde::Serialize)]
+struct TrainedReport {
+    text: String,
+    prompt_tokens: usize,
+    tokens: Vec<u32>,
+    device: String,
+}
+
+/// The trainer's model reads the whole text again for every token: right, and slow.
+fn from_checkpoint(args: &Args, out: &Output) -> Result<()> {
+    args.trained
+        .refuse("--load-state", args.state.load_state.is_some())?;
+    args.trained
+        .refuse("--save-state", args.state.save_state.is_some())?;
     let mut sampler = args.sampling.sampler()?;
-    let blob = Blob::open(&args.model)?;
+    let (mut graph, blob) = args.trained.load()?;
+    let model = Model::from_bytes(blob.bytes())?;
+    let document = model.config().document_token;
+    let tokenizer = model.tokenizer();
+    let tokenizer = tokenizer.context("the checkpoint has no tokenizer")?;
+    let mut prompt = encode(&tokenizer, &args.prompt);
+    prompt.insert(0, document);
+    let mut shown = Shown::new(out, &args.prompt)?;
+    let stop = (!args.ignore_end).then_some(document);
+    let how = (args.state.learning(), &mut sampler);
+    let tokens = graph.generate(&prompt, args.max_tokens, stop, how, |token| {
+        shown.push(tokenizer.decode(token))
+    })?;
+    out.result(&TrainedReport {
+        text: shown.finish()?,
+        prompt_tokens: prompt.len(),
+        tokens,
+        device: args.trained.device.clone(),
+    })
+}
+
+fn from_blob(args: &Args, path: &Path, out: &Output) -> Result<()> {
+    let mut sampler = args.sampling.sampler()?;
+    let blob = Blob::open(path)?;
     let (model, tokenizer) = (blob.model(), blob.tokenizer()?);
     let machine = args.machine.machine()?;
     let batch = args.state.batch();
@@ -165,16 +259,7 @@ pub fn run(args: &Args, out: &Output) -> Result<()> {
     if session.position() == 0 {
         prompt.insert(0, document);
     }
-    let (mut stream, mut text) = (Utf8Stream::default(), String::new());
-    let mut show = |piece: String| -> Result<()> {
-        text.push_str(&piece);
-        if !out.json {
-            print!("{piece}");
-            std::io::stdout().flush()?;
-        }
-        Ok(())
-    };
-    show(args.prompt.clone())?;
+    let mut shown = Shown::new(out, &args.prompt)?;
     let stop = (!args.ignore_end).then_some(document);
     let generated = generate(
         &mut session,
@@ -182,12 +267,9 @@ pub fn run(args: &Args, out: &Output) -> Result<()> {
         args.max_tokens,
         stop,
         &mut sampler,
-        |token| show(stream.push(tokenizer.decode(token))),
+        |token| shown.push(tokenizer.decode(token)),
     )?;
-    show(stream.finish())?;
-    if !out.json {
-        println!();
-    }
+    let text = shown.finish()?;
     args.state.keep(&session)?;
     out.result(&Report {
         text,

@@ -1,7 +1,9 @@
 //! The subcommands of `bitttt`: each module has its `Args` and its `run`.
 
 pub mod bench;
+pub mod bench_train;
 pub mod chat;
+pub mod check_device;
 pub mod corpus;
 pub mod eval;
 pub mod export;
@@ -14,3 +16,4 @@ pub mod quickstart;
 pub mod synth;
 pub mod tokenizer;
 pub mod train;
+pub mod trained;

@@ -130,6 +130,7 @@ fn train_model(args: &Args, dir: &Path, tokenizer: Tokenizer) -> Result<Summary>
         new_data: false,
         stop_after: None,
         progress: true,
+        device: candle_core::Device::Cpu,
     })
 }
 

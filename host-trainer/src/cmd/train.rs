@@ -2,10 +2,9 @@
 
 use std::path::PathBuf;
 
-use anyhow::bail;
-
 use crate::config::{Config, DataFile};
 use crate::data;
+use crate::device;
 use crate::output::Output;
 use crate::tokenizer::Tokenizer;
 use crate::train::checkpoint::{Checkpoint, TOKENIZER};
@@ -75,7 +74,7 @@ pub struct Args {
 /// # Errors
 /// Bad data, an impossible configuration, a checkpoint of another one, a full disk.
 pub fn run(args: &Args, output: &Output) -> anyhow::Result<()> {
-    check_device(&args.device)?;
+    let device = device::open(&args.device)?;
     let config = resolve(args)?;
     config.validate()?;
     let tokenizer = tokenizer(args)?;
@@ -89,6 +88,7 @@ pub fn run(args: &Args, output: &Output) -> anyhow::Result<()> {
         new_data: args.new_data,
         stop_after: args.stop_after,
         progress: true,
+        device,
     })?;
     let held_out = summary
         .val_loss
@@ -103,14 +103,6 @@ pub fn run(args: &Args, output: &Output) -> anyhow::Result<()> {
         summary.seconds
     ));
     output.result(&summary)
-}
-
-fn check_device(device: &str) -> anyhow::Result<()> {
-    match device.split(':').next() {
-        Some("cpu") if device == "cpu" => Ok(()),
-        Some("cuda") => bail!("this build has no CUDA; use --device cpu"),
-        _ => bail!("--device {device} is neither cpu nor cuda[:N]"),
-    }
 }
 
 /// The configuration file, or on --resume the checkpoint's, or the default; then the flags.

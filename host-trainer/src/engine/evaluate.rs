@@ -154,6 +154,36 @@ struct Sums {
     dropped: u64,
 }
 
+/// What was predicted in a piece of a document, a value for each target.
+#[derive(Clone, Debug, Default)]
+pub struct Read {
+    /// Nats.
+    pub losses: Vec<f32>,
+    /// Whether the target was the most probable token.
+    pub hits: Vec<bool>,
+    /// Updates dropped because they were not finite.
+    pub dropped: u64,
+}
+
+/// Reads tokens from a fresh start and predicts as many targets.
+pub type Reader<'a> = dyn FnMut(&[u32], &[u32]) -> Result<Read> + 'a;
+
+/// Runs every document through a reader, one after the other; `end` is the document token.
+///
+/// # Errors
+/// Nothing to predict, or what the reader returns.
+pub fn evaluate_with(
+    read: &mut Reader<'_>,
+    end: u32,
+    documents: &[Document],
+    context: Option<usize>,
+) -> Result<Score> {
+    let sums = documents
+        .iter()
+        .map(|d| run_document(read, end, d, context));
+    score(documents, &sums.collect::<Result<Vec<_>>>()?)
+}
+
 /// Runs every document in a session of its own: many at the same time, each on one thread, or where there are fewer than
 /// threads one after the other on all of them. `context` cuts documents into pieces of that many tokens, each read from a
 /// fresh start.
@@ -169,7 +199,9 @@ pub fn evaluate(
 ) -> Result<Score> {
     let run = |document: &Document, session: &mut Session<'_, '_>| {
         session.set_learning(learning);
-        run_document(session, document, context)
+        let end = session.model().config().document_token;
+        let mut read = |inputs: &[u32], targets: &[u32]| read_session(session, inputs, targets);
+        run_document(&mut read, end, document, context)
     };
     let longest = documents.iter().map(|d| d.tokens.len()).max().unwrap_or(0);
     let batch = host_batch(model, longest.min(context.unwrap_or(usize::MAX)) + 1);
@@ -181,6 +213,21 @@ pub fn evaluate(
     } else {
         side_by_side(machine, (model, batch), documents, &run)?
     };
+    score(documents, &sums)
+}
+
+fn read_session(session: &mut Session<'_, '_>, inputs: &[u32], targets: &[u32]) -> Result<Read> {
+    let mut read = Read::default();
+    session.reset();
+    session.prefill_with(inputs, &mut |i, logits| {
+        read.losses.push(cross_entropy(logits, targets[i]));
+        read.hits.push(argmax(logits) == targets[i]);
+    })?;
+    read.dropped = u64::from(session.dropped_updates());
+    Ok(read)
+}
+
+fn score(documents: &[Document], sums: &[Sums]) -> Result<Score> {
     let tokens: usize = sums.iter().flat_map(|s| &s.pieces).map(Vec::len).sum();
     ensure!(
         tokens > 0,
@@ -243,11 +290,11 @@ fn side_by_side(
 }
 
 fn run_document(
-    session: &mut Session<'_, '_>,
+    read: &mut Reader<'_>,
+    end: u32,
     document: &Document,
     context: Option<usize>,
 ) -> Result<Sums> {
-    let end = session.model().config().document_token;
     let piece = context
         .unwrap_or(usize::MAX)
         .min(document.tokens.len().max(1));
@@ -261,14 +308,10 @@ fn run_document(
             .copied()
             .chain((last && document.ends).then_some(end))
             .collect();
-        session.reset();
-        let mut losses = Vec::with_capacity(targets.len());
-        session.prefill_with(&inputs[..targets.len()], &mut |i, logits| {
-            losses.push(cross_entropy(logits, targets[i]));
-            hits[p * piece + i] = argmax(logits) == targets[i];
-        })?;
-        sums.pieces.push(losses);
-        sums.dropped += u64::from(session.dropped_updates());
+        let found = read(&inputs[..targets.len()], &targets)?;
+        hits[p * piece..][..targets.len()].copy_from_slice(&found.hits);
+        sums.pieces.push(found.losses);
+        sums.dropped += found.dropped;
     }
     sums.asked = document.recall.len();
     sums.recalled = document

@@ -1,9 +1,11 @@
 //! The core as this command runs it: blobs from files, text in and out, measuring.
 
 pub mod blob;
+pub mod device_check;
 pub mod evaluate;
 pub mod export;
 pub mod generate;
+pub mod graph;
 pub mod machine;
 pub mod measure;
 pub mod parity;

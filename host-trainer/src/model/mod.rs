@@ -18,7 +18,7 @@ use crate::ops::inner_loss::InnerLoss;
 use crate::ops::norm::rms_norm;
 use mixer::Mixer;
 
-pub use params::{Spec, init, specs};
+pub use params::{Spec, init, specs, to_device};
 
 /// The whole model.
 pub struct Model {

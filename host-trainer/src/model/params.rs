@@ -210,6 +210,21 @@ pub fn init(config: &ModelConfig, seed: u64) -> anyhow::Result<Vec<(String, Var)
     specs(config).iter().enumerate().map(var).collect()
 }
 
+/// The variables on another device; on their own they are not copied.
+///
+/// # Errors
+/// When the device has too little memory.
+pub fn to_device(vars: Vec<(String, Var)>, device: &Device) -> anyhow::Result<Vec<(String, Var)>> {
+    if device.is_cpu() {
+        return Ok(vars);
+    }
+    let moved = |(name, var): (String, Var)| {
+        let tensor = var.as_tensor().to_device(device)?;
+        Ok((name, Var::from_tensor(&tensor)?))
+    };
+    vars.into_iter().map(moved).collect()
+}
+
 fn first_values(spec: &Spec, rng: &mut Rng) -> Vec<f32> {
     let len: usize = spec.shape.iter().product();
     let two_rows = len.saturating_sub(2 * spec.shape.last().copied().unwrap_or(len));

@@ -6,24 +6,34 @@
 use std::sync::Mutex;
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
+#[cfg(feature = "cuda")]
+use candle_core::{CudaDevice, CudaStorage};
 use rayon::prelude::*;
 
+#[cfg(feature = "cuda")]
+use super::cuda::{self, device};
 use super::gemm::{Mat, matmul};
 use super::{ROWS_PER_TASK, quant, result, rows_of, simd, tensor, values, with_values};
 
 /// How the weights are quantised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Weights {
+pub enum Weights {
     /// Ternary, one scale for each of this many equal groups of rows.
-    Ternary { groups: usize },
+    Ternary {
+        /// Number of matrices one below the other.
+        groups: usize,
+    },
     /// int8 with a scale a row.
     Int8Rows,
 }
 
-/// Dequantised operands of the forward pass, all that the straight-through gradient needs.
-struct Saved {
-    input: Vec<f32>,
-    weight: Vec<f32>,
+/// Operands of the forward pass as it saw them, all that the straight-through gradient needs.
+enum Saved {
+    /// Dequantised.
+    Cpu { input: Vec<f32>, weight: Vec<f32> },
+    /// Codes and scales.
+    #[cfg(feature = "cuda")]
+    Cuda(cuda::bit_linear::Saved<CudaDevice>),
 }
 
 struct QuantLinear {
@@ -67,20 +77,30 @@ impl CustomOp2 for QuantLinear {
         l2: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (x, w) = (values(s1, l1)?, values(s2, l2)?);
-        let ((n, k), (m, wk)) = (rows_of(l1.shape()), rows_of(l2.shape()));
-        if k != wk {
-            bail!("input is {k} wide, weights {wk}");
-        }
+        let (n, k, m) = dims(l1, l2)?;
         let (mut weight, w_scales) = quantise_weights(w, m, k, self.weights);
         let (mut input, x_scales) = quantise_input(x, k);
         let mut y = matmul(Mat::new(&input, n, k), Mat::new(&weight, m, k).t());
         scale_rows(&mut y, &x_scales, Some(&w_scales));
         scale_rows(&mut input, &x_scales, None);
         scale_rows(&mut weight, &w_scales, None);
-        *self.saved.lock().expect("not poisoned") = Some(Saved { input, weight });
-        let mut dims = l1.dims().to_vec();
-        *dims.last_mut().expect("at least one dimension") = m;
-        result(y, dims)
+        *self.saved.lock().expect("not poisoned") = Some(Saved::Cpu { input, weight });
+        result(y, with_last(l1, m))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        s1: &CudaStorage,
+        l1: &Layout,
+        s2: &CudaStorage,
+        l2: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let (x, w) = (device::span(s1, l1)?, device::span(s2, l2)?);
+        let sizes @ (_, _, m) = dims(l1, l2)?;
+        let (y, saved) = cuda::bit_linear::forward(&s1.device, x, w, sizes, self.weights)?;
+        *self.saved.lock().expect("not poisoned") = Some(Saved::Cuda(saved));
+        device::result(y, &s1.device, with_last(l1, m))
     }
 
     fn bwd(
@@ -95,13 +115,41 @@ impl CustomOp2 for QuantLinear {
             bail!("quant-linear: backward without forward");
         };
         let ((n, k), (m, _)) = (rows_of(x.shape()), rows_of(w.shape()));
-        let (dx, dw) = with_values([&grad.contiguous()?], |[dy]| {
-            let dy = Mat::new(dy, n, m);
-            let dx = matmul(dy, Mat::new(&saved.weight, m, k));
-            Ok((dx, matmul(dy.t(), Mat::new(&saved.input, n, k))))
-        })?;
-        Ok((Some(tensor(dx, x.shape())?), Some(tensor(dw, w.shape())?)))
+        match saved {
+            Saved::Cpu { input, weight } => {
+                let (dx, dw) = with_values([&grad.contiguous()?], |[dy]| {
+                    let dy = Mat::new(dy, n, m);
+                    let dx = matmul(dy, Mat::new(weight, m, k));
+                    Ok((dx, matmul(dy.t(), Mat::new(input, n, k))))
+                })?;
+                Ok((Some(tensor(dx, x.shape())?), Some(tensor(dw, w.shape())?)))
+            }
+            #[cfg(feature = "cuda")]
+            Saved::Cuda(saved) => device::with_spans([&grad.contiguous()?], |machine, [dy]| {
+                let (dx, dw) = cuda::bit_linear::backward(machine, saved, dy)?;
+                Ok((
+                    Some(device::tensor(dx, machine, x.shape())),
+                    Some(device::tensor(dw, machine, w.shape())),
+                ))
+            }),
+        }
     }
+}
+
+/// Rows and width of the input, and rows of the weights.
+fn dims(x: &Layout, w: &Layout) -> Result<(usize, usize, usize)> {
+    let ((n, k), (m, wk)) = (rows_of(x.shape()), rows_of(w.shape()));
+    if k != wk {
+        bail!("input is {k} wide, weights {wk}");
+    }
+    Ok((n, k, m))
+}
+
+/// The dimensions of `x`, but for the last.
+fn with_last(x: &Layout, last: usize) -> Vec<usize> {
+    let mut dims = x.dims().to_vec();
+    *dims.last_mut().expect("at least one dimension") = last;
+    dims
 }
 
 /// Integer-valued weights and the scale of every row.

@@ -1,8 +1,12 @@
 //! Causal depthwise convolution over the current token and the three before it.
 
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
+#[cfg(feature = "cuda")]
+use super::cuda::{self, device};
 use super::{result, simd, sum_in_order, tensor, values, with_values};
 
 /// Tokens that one output sees.
@@ -45,6 +49,19 @@ impl CustomOp2 for CausalConv {
         result(out, l1.shape())
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        s1: &CudaStorage,
+        l1: &Layout,
+        s2: &CudaStorage,
+        l2: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let (x, w) = (device::span(s1, l1)?, device::span(s2, l2)?);
+        let out = cuda::conv::forward(&s1.device, x, w, l1.shape().dims3()?)?;
+        device::result(out, &s1.device, l1.shape())
+    }
+
     fn bwd(
         &self,
         x: &Tensor,
@@ -52,6 +69,17 @@ impl CustomOp2 for CausalConv {
         _res: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        #[cfg(feature = "cuda")]
+        if x.device().is_cuda() {
+            let operands = [x, weight, &grad.contiguous()?];
+            return device::with_spans(operands, |m, [x_span, w, dy]| {
+                let (dx, dw) = cuda::conv::backward(m, x_span, w, dy, x.dims3()?)?;
+                Ok((
+                    Some(device::tensor(dx, m, x.shape())),
+                    Some(device::tensor(dw, m, weight.shape())),
+                ))
+            });
+        }
         let (_, t, d) = x.dims3()?;
         let mut dx = vec![0.0; x.elem_count()];
         let dw = with_values([x, weight, &grad.contiguous()?], |[x, w, dy]| {

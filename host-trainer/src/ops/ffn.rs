@@ -3,9 +3,13 @@
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
+#[cfg(feature = "cuda")]
+use super::cuda::{self, device};
 use super::norm::{inverse_rms, rms_row_grad};
 use super::{ROWS_PER_TASK, math, result, simd, sum_in_order, tensor, values, with_values};
 use crate::config::Activation;
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 
 struct GluNorm {
     activation: Activation,
@@ -71,6 +75,26 @@ impl CustomOp2 for GluNorm {
         result(out, dims)
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        s1: &CudaStorage,
+        l1: &Layout,
+        s2: &CudaStorage,
+        l2: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let operands = cuda::ffn::Operands {
+            x: device::span(s1, l1)?,
+            gain: device::span(s2, l2)?,
+            activation: self.activation,
+            eps: self.eps,
+        };
+        let out = cuda::ffn::forward(&s1.device, operands)?;
+        let mut dims = l1.dims().to_vec();
+        *dims.last_mut().expect("at least one dimension") = operands.gain.len();
+        device::result(out, &s1.device, dims)
+    }
+
     fn bwd(
         &self,
         x: &Tensor,
@@ -78,6 +102,10 @@ impl CustomOp2 for GluNorm {
         _res: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        #[cfg(feature = "cuda")]
+        if x.device().is_cuda() {
+            return self.cuda_gradients(x, gain, grad);
+        }
         let mut dx = vec![0.0; x.elem_count()];
         let dg = with_values([x, gain, &grad.contiguous()?], |[x, gain, dy]| {
             let step = ROWS_PER_TASK * gain.len();
@@ -101,6 +129,30 @@ impl CustomOp2 for GluNorm {
             Some(tensor(dx, x.shape())?),
             Some(tensor(dg, gain.shape())?),
         ))
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl GluNorm {
+    fn cuda_gradients(
+        &self,
+        x: &Tensor,
+        gain: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        device::with_spans([x, gain, &grad.contiguous()?], |m, [x_span, g, dy]| {
+            let operands = cuda::ffn::Operands {
+                x: x_span,
+                gain: g,
+                activation: self.activation,
+                eps: self.eps,
+            };
+            let (dx, dgain) = cuda::ffn::backward(m, operands, dy)?;
+            Ok((
+                Some(device::tensor(dx, m, x.shape())),
+                Some(device::tensor(dgain, m, gain.shape())),
+            ))
+        })
     }
 }
 

@@ -1,8 +1,12 @@
 //! Cross-entropy in nats, averaged over the tokens that count.
 
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
+#[cfg(feature = "cuda")]
+use super::cuda::{self, device};
 use super::{ROWS_PER_TASK, math, result, rows_of, simd, tensor, values, with_values};
 
 /// Target of a position that does not count (padding).
@@ -37,8 +41,21 @@ pub fn cross_entropy(logits: &Tensor, targets: &[u32]) -> Result<Tensor> {
     })
 }
 
-/// Negative log-likelihood of every row of `logits [rows, V]`, 0 where the target is [`IGNORE`].
-pub fn row_losses(logits: &[f32], targets: &[u32]) -> Vec<f32> {
+/// Negative log-likelihood of every row of `logits [.., V]`, 0 where the target is [`IGNORE`].
+///
+/// # Errors
+/// When `logits` is not contiguous.
+pub fn losses(logits: &Tensor, targets: &[u32]) -> Result<Vec<f32>> {
+    #[cfg(feature = "cuda")]
+    if logits.device().is_cuda() {
+        return device::with_spans([logits], |m, [logits]| {
+            m.clone_dtoh(&cuda::loss::row_losses(m, logits, targets)?)
+        });
+    }
+    with_values([logits], |[logits]| Ok(row_losses(logits, targets)))
+}
+
+fn row_losses(logits: &[f32], targets: &[u32]) -> Vec<f32> {
     let vocab = logits.len() / targets.len().max(1);
     let mut out = vec![0.0; targets.len()];
     out.par_chunks_mut(ROWS_PER_TASK)
@@ -87,7 +104,22 @@ impl CustomOp1 for CrossEntropy {
         result(vec![(sum / self.counted as f64) as f32], ())
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, storage: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        let (m, logits) = (&storage.device, device::span(storage, layout)?);
+        let mean = cuda::loss::forward(m, logits, &self.targets, self.counted)?;
+        device::result(mean, m, ())
+    }
+
     fn bwd(&self, logits: &Tensor, _res: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        #[cfg(feature = "cuda")]
+        if logits.device().is_cuda() {
+            return device::with_spans([logits, grad], |m, [values, grad]| {
+                let targets = &self.targets;
+                let out = cuda::loss::backward(m, values, targets, grad, self.counted)?;
+                Ok(Some(device::tensor(out, m, logits.shape())))
+            });
+        }
         let weight = grad.to_scalar::<f32>()? / self.counted as f32;
         let (_, vocab) = rows_of(logits.shape());
         let mut out = vec![0.0; logits.elem_count()];

@@ -7,6 +7,8 @@
 pub mod attention;
 pub mod bit_linear;
 pub mod conv;
+#[cfg(any(feature = "cuda", test))]
+pub mod cuda;
 pub mod embedding;
 pub mod ffn;
 pub mod inner_loss;

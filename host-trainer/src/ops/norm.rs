@@ -3,7 +3,11 @@
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
+#[cfg(feature = "cuda")]
+use super::cuda::{self, device};
 use super::{ROWS_PER_TASK, math, result, simd, sum_in_order, tensor, values, with_values};
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 
 /// `1 / sqrt(mean(x^2) + eps)`.
 #[inline(always)]
@@ -71,6 +75,24 @@ impl CustomOp2 for RmsNorm {
         result(out, l1.shape())
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        s1: &CudaStorage,
+        l1: &Layout,
+        s2: &CudaStorage,
+        l2: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let operands = cuda::norm::Operands {
+            x: device::span(s1, l1)?,
+            gain: device::span(s2, l2)?,
+            gate: None,
+            eps: self.eps,
+        };
+        let out = cuda::norm::forward(&s1.device, operands)?;
+        device::result(out, &s1.device, l1.shape())
+    }
+
     fn bwd(
         &self,
         x: &Tensor,
@@ -78,6 +100,11 @@ impl CustomOp2 for RmsNorm {
         _res: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        #[cfg(feature = "cuda")]
+        if x.device().is_cuda() {
+            let [dx, dgain, _] = cuda_gradients([x, gain], None, grad, self.eps)?;
+            return Ok((dx, dgain));
+        }
         let mut dx = vec![0.0; x.elem_count()];
         let dg = with_values([x, gain, &grad.contiguous()?], |[x, gain, dy]| {
             let step = ROWS_PER_TASK * gain.len();
@@ -120,6 +147,31 @@ fn norm_rows_grad(x: &[f32], gain: &[f32], dy: &[f32], eps: f32, dx: &mut [f32])
         rms_row_grad(x, gain, dy, eps, dx, &mut dg);
     }
     dg
+}
+
+/// Gradients for `x`, `gain` and the gate, where there is one.
+#[cfg(feature = "cuda")]
+fn cuda_gradients(
+    [x, gain]: [&Tensor; 2],
+    gate: Option<&Tensor>,
+    grad: &Tensor,
+    eps: f32,
+) -> Result<[Option<Tensor>; 3]> {
+    let operands = [x, gain, gate.unwrap_or(x), &grad.contiguous()?];
+    device::with_spans(operands, |m, [x_span, gain_span, gate_span, dy]| {
+        let operands = cuda::norm::Operands {
+            x: x_span,
+            gain: gain_span,
+            gate: gate.map(|_| gate_span),
+            eps,
+        };
+        let (dx, dgain, dgate) = cuda::norm::backward(m, operands, dy)?;
+        Ok([
+            Some(device::tensor(dx, m, x.shape())),
+            Some(device::tensor(dgain, m, gain.shape())),
+            dgate.map(|dgate| device::tensor(dgate, m, x.shape())),
+        ])
+    })
 }
 
 struct GatedNorm {
@@ -168,6 +220,26 @@ impl CustomOp3 for GatedNorm {
         result(out, l1.shape())
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        s1: &CudaStorage,
+        l1: &Layout,
+        s2: &CudaStorage,
+        l2: &Layout,
+        s3: &CudaStorage,
+        l3: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let operands = cuda::norm::Operands {
+            x: device::span(s1, l1)?,
+            gain: device::span(s2, l2)?,
+            gate: Some(device::span(s3, l3)?),
+            eps: self.eps,
+        };
+        let out = cuda::norm::forward(&s1.device, operands)?;
+        device::result(out, &s1.device, l1.shape())
+    }
+
     fn bwd(
         &self,
         x: &Tensor,
@@ -176,6 +248,11 @@ impl CustomOp3 for GatedNorm {
         _res: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        #[cfg(feature = "cuda")]
+        if x.device().is_cuda() {
+            let [dx, dgain, dgate] = cuda_gradients([x, gain], Some(gate), grad, self.eps)?;
+            return Ok((dx, dgain, dgate));
+        }
         let mut dx = vec![0.0; x.elem_count()];
         let mut dz = vec![0.0; x.elem_count()];
         let dg = with_values([x, gain, gate, &grad.contiguous()?], |[x, gain, z, dy]| {

@@ -1,13 +1,18 @@
 //! AdamW (Loshchilov and Hutter 2019) with its moments in the open, for checkpoints.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 
 use anyhow::Context as _;
+#[cfg(feature = "cuda")]
+use candle_core::Device;
 use candle_core::backprop::GradStore;
-use candle_core::{CpuStorage, InplaceOp1, Layout, Var};
+use candle_core::{CpuStorage, InplaceOp1, Layout, Tensor, Var};
 
 use crate::config::TrainConfig;
 use crate::ops;
+#[cfg(feature = "cuda")]
+use crate::ops::cuda::{self, device};
 
 /// First and second moments of one tensor, flat.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -18,31 +23,87 @@ pub struct Moments {
     pub second: Vec<f32>,
 }
 
-/// The optimiser's state: one [`Moments`] for each variable, in their order.
+/// Moments in the order of the variables, where the variables are.
+enum State {
+    Host(Vec<Moments>),
+    #[cfg(feature = "cuda")]
+    Card(Vec<[Tensor; 2]>),
+}
+
+/// The optimiser: one pair of moments for each variable.
 pub struct AdamW {
     beta1: f32,
     beta2: f32,
     weight_decay: f32,
     grad_clip: f64,
     decays: Vec<bool>,
-    /// Moments in the order of the variables.
-    pub moments: Vec<Moments>,
+    state: State,
+    #[cfg(feature = "cuda")]
+    device: Device,
 }
 
 impl AdamW {
     /// Moments at zero; `decays` says which variables are decayed.
-    pub fn new(config: &TrainConfig, vars: &[(String, Var)], decays: Vec<bool>) -> Self {
+    ///
+    /// # Errors
+    /// When the device has too little memory.
+    pub fn new(
+        config: &TrainConfig,
+        vars: &[(String, Var)],
+        decays: Vec<bool>,
+    ) -> anyhow::Result<Self> {
         let zeros = |(_, var): &(String, Var)| Moments {
             first: vec![0.0; var.elem_count()],
             second: vec![0.0; var.elem_count()],
         };
-        Self {
+        let mut optimiser = Self {
             beta1: config.beta1 as f32,
             beta2: config.beta2 as f32,
             weight_decay: config.weight_decay as f32,
             grad_clip: config.grad_clip,
             decays,
-            moments: vars.iter().map(zeros).collect(),
+            state: State::Host(Vec::new()),
+            #[cfg(feature = "cuda")]
+            device: vars
+                .first()
+                .map_or(Device::Cpu, |(_, v)| v.device().clone()),
+        };
+        optimiser.set_moments(vars.iter().map(zeros).collect())?;
+        Ok(optimiser)
+    }
+
+    /// Goes on from these moments, in the order of the variables.
+    ///
+    /// # Errors
+    /// When the device has too little memory.
+    pub fn set_moments(&mut self, moments: Vec<Moments>) -> anyhow::Result<()> {
+        #[cfg(feature = "cuda")]
+        if self.device.is_cuda() {
+            let upload = |values: &[f32]| Tensor::from_slice(values, values.len(), &self.device);
+            let both = |m: &Moments| Ok([upload(&m.first)?, upload(&m.second)?]);
+            let uploaded = moments.iter().map(both).collect::<candle_core::Result<_>>();
+            self.state = State::Card(uploaded?);
+            return Ok(());
+        }
+        self.state = State::Host(moments);
+        Ok(())
+    }
+
+    /// Moments in the order of the variables.
+    ///
+    /// # Errors
+    /// When a card does not answer.
+    pub fn moments(&self) -> anyhow::Result<Cow<'_, [Moments]>> {
+        match &self.state {
+            State::Host(moments) => Ok(moments.into()),
+            #[cfg(feature = "cuda")]
+            State::Card(moments) => {
+                let read = |[first, second]: &[Tensor; 2]| {
+                    let [first, second] = [first.to_vec1()?, second.to_vec1()?];
+                    Ok(Moments { first, second })
+                };
+                moments.iter().map(read).collect()
+            }
         }
     }
 
@@ -58,56 +119,121 @@ impl AdamW {
         lr: f64,
         step: u64,
     ) -> anyhow::Result<f64> {
-        let norm = global_norm(vars, grads)?;
-        if !norm.is_finite() {
-            return Ok(norm);
-        }
-        let scale = (self.grad_clip / norm.max(1e-12)).min(1.0) as f32;
-        // Both bias corrections go into the rate and the epsilon's place (Kingma and Ba, section 2).
-        let power = step.min(1 << 20) as i32;
-        let (c1, c2) = (1.0 - self.beta1.powi(power), 1.0 - self.beta2.powi(power));
-        for (((_, var), moments), decays) in vars.iter().zip(&mut self.moments).zip(&self.decays) {
-            let grad = grads.get(var).expect("checked by the norm").contiguous()?;
-            ops::with_values([&grad], |[grad]| {
-                let update = Update {
-                    grad,
-                    moments: RefCell::new(moments),
-                    scale,
-                    betas: [self.beta1, self.beta2],
-                    rate: lr as f32 / c1,
-                    root: 1.0 / c2.sqrt(),
-                    keep: 1.0
-                        - if *decays {
-                            lr as f32 * self.weight_decay
-                        } else {
-                            0.0
-                        },
+        let grads = gradients(vars, grads)?;
+        let numbers = Numbers::new(self, lr, step);
+        match &mut self.state {
+            State::Host(moments) => {
+                let norm = global_norm(&grads)?;
+                if norm.is_finite() {
+                    let scale = (self.grad_clip / norm.max(1e-12)).min(1.0) as f32;
+                    let rows = vars.iter().zip(&grads).zip(moments).zip(&self.decays);
+                    for ((((_, var), grad), moments), decays) in rows {
+                        ops::with_values([grad], |[grad]| {
+                            let update = Update {
+                                grad,
+                                moments: RefCell::new(moments),
+                                scale,
+                                numbers,
+                                keep: numbers.keep(*decays),
+                            };
+                            var.inplace_op1(&update)
+                        })?;
+                    }
+                }
+                Ok(norm)
+            }
+            #[cfg(feature = "cuda")]
+            State::Card(moments) => {
+                let step = cuda::adamw::Step {
+                    clip: self.grad_clip as f32,
+                    betas: numbers.betas,
+                    rate: numbers.rate,
+                    root: numbers.root,
                 };
-                var.inplace_op1(&update)
-            })?;
+                let keeps: Vec<f32> = self.decays.iter().map(|d| numbers.keep(*d)).collect();
+                step_on_card(vars, &grads, moments, &step, &keeps)
+            }
         }
-        Ok(norm)
     }
 }
 
-fn global_norm(vars: &[(String, Var)], grads: &GradStore) -> anyhow::Result<f64> {
-    let mut sum = 0.0;
-    for (name, var) in vars {
-        let grad = grads
-            .get(var)
-            .with_context(|| format!("{name} has no gradient"))?;
-        sum += ops::with_values([&grad.contiguous()?], |[g]| Ok(ops::sum_of_squares(g)))?;
+/// Numbers of a step, the same for all variables.
+#[derive(Clone, Copy)]
+struct Numbers {
+    betas: [f32; 2],
+    /// Both bias corrections go into the rate and the epsilon's place (Kingma and Ba, section 2).
+    rate: f32,
+    root: f32,
+    decay: f32,
+}
+
+impl Numbers {
+    fn new(optimiser: &AdamW, lr: f64, step: u64) -> Self {
+        let power = step.min(1 << 20) as i32;
+        let [c1, c2] = [optimiser.beta1, optimiser.beta2].map(|beta| 1.0 - beta.powi(power));
+        Self {
+            betas: [optimiser.beta1, optimiser.beta2],
+            rate: lr as f32 / c1,
+            root: 1.0 / c2.sqrt(),
+            decay: lr as f32 * optimiser.weight_decay,
+        }
     }
-    Ok(sum.sqrt())
+
+    /// What weight decay leaves of a value.
+    fn keep(&self, decays: bool) -> f32 {
+        if decays { 1.0 - self.decay } else { 1.0 }
+    }
+}
+
+/// The update by kernels; returns the norm, for which alone the CPU waits.
+#[cfg(feature = "cuda")]
+fn step_on_card(
+    vars: &[(String, Var)],
+    grads: &[Tensor],
+    moments: &[[Tensor; 2]],
+    step: &cuda::adamw::Step,
+    keeps: &[f32],
+) -> anyhow::Result<f64> {
+    use cuda::Machine as _;
+    let Device::Cuda(m) = vars[0].1.device() else {
+        anyhow::bail!("adamw: moments are on a GPU, variables are not");
+    };
+    let norm = device::norm(m, grads)?;
+    for ((((_, var), grad), [first, second]), keep) in
+        vars.iter().zip(grads).zip(moments).zip(keeps)
+    {
+        device::with_spans([var.as_tensor(), first, second, grad], |m, spans| {
+            cuda::adamw::update(m, step, spans, m.span(&norm), *keep)
+        })?;
+    }
+    Ok(m.clone_dtoh(&norm)?[0])
+}
+
+/// Contiguous gradients in the order of the variables.
+fn gradients(vars: &[(String, Var)], grads: &GradStore) -> anyhow::Result<Vec<Tensor>> {
+    let gradient = |(name, var): &(String, Var)| {
+        let grad = grads.get(var);
+        Ok(grad
+            .with_context(|| format!("{name} has no gradient"))?
+            .contiguous()?)
+    };
+    vars.iter().map(gradient).collect()
+}
+
+fn global_norm(grads: &[Tensor]) -> anyhow::Result<f64> {
+    let square = |grad| ops::with_values([grad], |[g]| Ok(ops::sum_of_squares(g)));
+    let squares: Vec<f64> = grads
+        .iter()
+        .map(square)
+        .collect::<candle_core::Result<_>>()?;
+    Ok(squares.iter().sum::<f64>().sqrt())
 }
 
 struct Update<'a> {
     grad: &'a [f32],
     moments: RefCell<&'a mut Moments>,
     scale: f32,
-    betas: [f32; 2],
-    rate: f32,
-    root: f32,
+    numbers: Numbers,
     keep: f32,
 }
 
@@ -136,13 +262,14 @@ impl InplaceOp1 for Update<'_> {
 impl Update<'_> {
     #[inline(always)]
     fn apply(&self, values: &mut [f32], first: &mut [f32], second: &mut [f32]) {
-        let [beta1, beta2] = self.betas;
+        let Numbers { rate, root, .. } = self.numbers;
+        let [beta1, beta2] = self.numbers.betas;
         let state = first.iter_mut().zip(second);
         for ((w, (m, v)), g) in values.iter_mut().zip(state).zip(self.grad) {
             let g = g * self.scale;
             *m = beta1 * *m + (1.0 - beta1) * g;
             *v = beta2 * *v + (1.0 - beta2) * g * g;
-            *w = *w * self.keep - self.rate * *m / (v.sqrt() * self.root + 1e-8);
+            *w = *w * self.keep - rate * *m / (v.sqrt() * root + 1e-8);
         }
     }
 }

@@ -13,7 +13,6 @@ use safetensors::tensor::{Dtype, TensorView};
 use super::adamw::Moments;
 use crate::config::Config;
 use crate::data::batch::SourceInfo;
-use crate::ops;
 use crate::tokenizer::Tokenizer;
 
 /// Name of the checkpoint in its directory.
@@ -129,15 +128,16 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// Copies weights and moments into a run's own.
+    /// Copies weights into a run's own and returns the moments in the order of the variables.
     ///
     /// # Errors
     /// When one is missing or has another shape.
-    pub fn restore(&self, vars: &[(String, Var)], moments: &mut [Moments]) -> anyhow::Result<()> {
-        for ((name, var), moments) in vars.iter().zip(moments) {
+    pub fn restore(&self, vars: &[(String, Var)]) -> anyhow::Result<Vec<Moments>> {
+        let restore = |(name, var): &(String, Var)| {
             let weight = self.weights.get(name);
             let weight = weight.with_context(|| format!("the checkpoint has no {name}"))?;
-            var.set(weight).with_context(|| format!("tensor {name}"))?;
+            var.set(&weight.to_device(var.device())?)
+                .with_context(|| format!("tensor {name}"))?;
             let saved = self.moments.get(name);
             let saved =
                 saved.with_context(|| format!("the checkpoint has no moments of {name}"))?;
@@ -146,9 +146,9 @@ impl Checkpoint {
                 saved.first.len() == len && saved.second.len() == len,
                 "the checkpoint's moments of {name} have another shape"
             );
-            moments.clone_from(saved);
-        }
-        Ok(())
+            Ok(saved.clone())
+        };
+        vars.iter().map(restore).collect()
     }
 }
 
@@ -177,7 +177,7 @@ pub fn save(
     let mut tensors: Vec<(String, Vec<usize>, Vec<u8>)> = Vec::new();
     for ((name, var), moments) in vars.iter().zip(moments) {
         let shape = var.dims().to_vec();
-        let weights = ops::with_values([var.as_tensor()], |[w]| Ok(le_bytes(w)))?;
+        let weights = le_bytes(&var.flatten_all()?.to_vec1::<f32>()?);
         tensors.push((name.clone(), shape.clone(), weights));
         tensors.push((
             format!("{FIRST}{name}"),

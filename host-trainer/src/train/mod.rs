@@ -9,6 +9,7 @@ pub mod metrics;
 pub mod probe;
 pub mod report;
 pub mod schedule;
+pub mod speed;
 pub mod tensorboard;
 
 use std::path::PathBuf;
@@ -22,6 +23,7 @@ use serde::Serialize;
 use crate::config::{Config, ModelConfig};
 use crate::data::batch::{Batch, Dataset, SourceInfo, same_rows};
 use crate::data::source::Source;
+use crate::device;
 use crate::model::{self, Model, Spec};
 use crate::ops::loss::cross_entropy;
 use crate::tokenizer::Tokenizer;
@@ -52,6 +54,8 @@ pub struct Request {
     pub stop_after: Option<u64>,
     /// Show a progress bar on stderr.
     pub progress: bool,
+    /// Where the model is and runs.
+    pub device: Device,
 }
 
 /// How a run ended.
@@ -85,6 +89,7 @@ pub fn run(request: Request) -> anyhow::Result<Summary> {
     let mut config = request.config.clone();
     config.model.fit_vocab(request.tokenizer.vocab_size())?;
     config.validate()?;
+    device::check(&request.device, &config.model)?;
     let data = Dataset::new(
         request.data,
         config.train.val_fraction,
@@ -93,7 +98,7 @@ pub fn run(request: Request) -> anyhow::Result<Summary> {
     std::fs::create_dir_all(&request.out)
         .with_context(|| format!("cannot create directory {}", request.out.display()))?;
     checkpoint::save_held_out(&request.out, &data.held_out_rows(HELD_OUT_ROWS))?;
-    let mut run = Run::new(config, data, request.out.clone())?;
+    let mut run = Run::new(config, data, request.out.clone(), &request.device)?;
     if request.resume {
         run.resume(&request.tokenizer, request.new_data)?;
     } else {
@@ -139,13 +144,14 @@ impl Window {
 }
 
 impl Run {
-    fn new(config: Config, data: Dataset, out: PathBuf) -> anyhow::Result<Self> {
+    fn new(config: Config, data: Dataset, out: PathBuf, device: &Device) -> anyhow::Result<Self> {
         let vars = model::init(&config.model, config.train.seed)?;
+        let vars = model::to_device(vars, device)?;
         let specs = model::specs(&config.model);
         let decays = specs.iter().map(|s| s.decays()).collect();
         Ok(Self {
             model: Model::from_vars(&config.model, &vars)?,
-            optimiser: AdamW::new(&config.train, &vars, decays),
+            optimiser: AdamW::new(&config.train, &vars, decays)?,
             config,
             sources: data.describe(),
             data,
@@ -172,7 +178,7 @@ impl Run {
              go on with these",
             self.out.display()
         );
-        saved.restore(&self.vars, &mut self.optimiser.moments)?;
+        self.optimiser.set_moments(saved.restore(&self.vars)?)?;
         (self.step, self.before) = (saved.step, saved.seconds);
         Ok(())
     }
@@ -256,13 +262,28 @@ impl Run {
         every > 0 && self.step.is_multiple_of(every)
     }
 
+    /// A copy of the model on the CPU, unless it is there.
+    fn on_host(&self) -> anyhow::Result<Option<Model>> {
+        if self.vars.iter().all(|(_, var)| var.device().is_cpu()) {
+            return Ok(None);
+        }
+        let copy = |(name, var): &(String, Var)| {
+            let tensor = var.as_tensor().to_device(&Device::Cpu)?;
+            Ok((name.clone(), Var::from_tensor(&tensor)?))
+        };
+        let vars: Vec<_> = self.vars.iter().map(copy).collect::<anyhow::Result<_>>()?;
+        Ok(Some(Model::from_vars(&self.config.model, &vars)?))
+    }
+
     fn line(&self, window: &Window, lr: f64, grad_norm: f64, ends: bool) -> anyhow::Result<Line> {
         let seconds = window.started.elapsed().as_secs_f64();
         let probed = ends || self.due(self.config.train.eval_every);
+        let host = if probed { self.on_host()? } else { None };
         let subject = probe::Subject {
             config: &self.config.train,
             data: &self.data,
             model: &self.model,
+            host: host.as_ref().unwrap_or(&self.model),
             specs: &self.specs,
             vars: &self.vars,
         };
@@ -308,7 +329,7 @@ impl Run {
             seconds: self.seconds(),
             data: &self.sources,
         };
-        checkpoint::save(&self.out, &progress, &self.vars, &self.optimiser.moments)
+        checkpoint::save(&self.out, &progress, &self.vars, &self.optimiser.moments()?)
     }
 
     fn bar(&self, visible: bool) -> ProgressBar {
@@ -332,6 +353,7 @@ impl Run {
     }
 }
 
+/// Tokens stay on the CPU: the embedding reads them there, whatever runs the model.
 fn input(batch: &Batch) -> candle_core::Result<Tensor> {
     Tensor::from_slice(&batch.tokens, (batch.rows, batch.len), &Device::Cpu)
 }

@@ -1,7 +1,7 @@
 //! What a validation looks at: held-out loss by source and by position, what inner learning achieves, and how many
 //! weights are zero. It changes nothing in the run.
 
-use candle_core::{Tensor, Var};
+use candle_core::{Device, Tensor, Var};
 use serde::{Deserialize, Serialize};
 
 use super::input;
@@ -10,7 +10,7 @@ use crate::data::batch::{Batch, Dataset};
 use crate::engine::evaluate::{Bucket, ByPosition};
 use crate::model::{Model, Spec};
 use crate::ops::inner_loss::InnerLoss;
-use crate::ops::loss::row_losses;
+use crate::ops::loss::losses;
 use crate::ops::{ternary, with_values};
 
 /// Held-out tokens of one forward pass.
@@ -70,6 +70,8 @@ pub(super) struct Subject<'a> {
     pub config: &'a TrainConfig,
     pub data: &'a Dataset,
     pub model: &'a Model,
+    /// The same on the CPU, where inner losses are measured.
+    pub host: &'a Model,
     pub specs: &'a [Spec],
     pub vars: &'a [(String, Var)],
 }
@@ -125,7 +127,7 @@ impl Subject<'_> {
             counted += batch.counted();
             // It costs a forward pass of its own, and the rows of one are enough for a mean.
             if b == 0 {
-                add(inner, self.model.inner_losses(&tokens, &lengths)?);
+                add(inner, self.host.inner_losses(&tokens, &lengths)?);
             }
         }
         Ok((counted > 0).then(|| sum / counted as f64))
@@ -134,7 +136,7 @@ impl Subject<'_> {
     /// Loss of every token, 0 for padding.
     fn losses(&self, tokens: &Tensor, batch: &Batch) -> candle_core::Result<Vec<f32>> {
         let logits = self.model.forward(tokens)?;
-        with_values([&logits], |[logits]| Ok(row_losses(logits, &batch.targets)))
+        losses(&logits, &batch.targets)
     }
 
     fn zeros(&self) -> anyhow::Result<Vec<Zeros>> {
@@ -143,7 +145,8 @@ impl Subject<'_> {
             let Some((layer, matrix)) = spec.ternary() else {
                 continue;
             };
-            let share = with_values([var.as_tensor()], |[weights]| {
+            let weights = var.as_tensor().to_device(&Device::Cpu)?;
+            let share = with_values([&weights], |[weights]| {
                 let (trits, _) = ternary(weights);
                 let zeros = trits.iter().filter(|t| **t == 0).count();
                 Ok(zeros as f64 / trits.len() as f64)

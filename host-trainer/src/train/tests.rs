@@ -51,6 +51,7 @@ fn request(config: Config, out: &Path) -> Request {
         new_data: false,
         stop_after: None,
         progress: false,
+        device: Device::Cpu,
     }
 }
 

@@ -19,9 +19,13 @@ mod layer_grads;
 use std::sync::Mutex;
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
+#[cfg(feature = "cuda")]
+use candle_core::{CudaStorage, cuda_backend::cudarc::driver::CudaSlice};
 use half::f16;
 use rayon::prelude::*;
 
+#[cfg(feature = "cuda")]
+use super::cuda::{self, device};
 use super::{math, result, simd, sum_in_order, tensor, values, with_values};
 
 pub use inner_loss::inner_loss;
@@ -86,6 +90,8 @@ pub fn ttt(
         rope: Rope::new(settings),
         settings: settings.clone(),
         states: Mutex::new(Vec::new()),
+        #[cfg(feature = "cuda")]
+        on_card: Mutex::new(None),
     };
     qkv.contiguous()?
         .apply_op3(&lr.contiguous()?, &flat(learned)?, op)
@@ -115,6 +121,13 @@ impl Rope {
         let (cos, sin) = angles.map(|a| (a.cos() as f32, a.sin() as f32)).unzip();
         Self { cos, sin }
     }
+}
+
+/// Cosines, then sines, of the positions of a mini-batch.
+#[cfg(any(feature = "cuda", test))]
+pub(super) fn rope_table(s: &Settings) -> Vec<f32> {
+    let rope = Rope::new(s);
+    [rope.cos, rope.sin].concat()
 }
 
 /// Learned values as the arithmetic uses them. Flat, as the operation gets them, they are the fast layers' starts
@@ -256,6 +269,9 @@ struct Ttt {
     rope: Rope,
     /// `[B, H, mini-batches, state]`: the fast weights at each start, for the backward pass.
     states: Mutex<Vec<f32>>,
+    /// The rope's table and the same states, where the operation ran on a card.
+    #[cfg(feature = "cuda")]
+    on_card: Mutex<Option<[CudaSlice<f32>; 2]>>,
 }
 
 impl Ttt {
@@ -307,6 +323,32 @@ impl CustomOp3 for Ttt {
         result(out, (b, t, width))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        s1: &CudaStorage,
+        l1: &Layout,
+        s2: &CudaStorage,
+        l2: &Layout,
+        s3: &CudaStorage,
+        l3: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        use cuda::Machine as _;
+        let (s, m) = (&self.settings, &s1.device);
+        let (b, t) = self.dims(l1.shape(), l2.shape())?;
+        let rope = m.upload(&rope_table(s))?;
+        let operands = cuda::ttt::Operands {
+            qkv: device::span(s1, l1)?,
+            lr: device::span(s2, l2)?,
+            learned: device::span(s3, l3)?,
+            rope: m.span(&rope),
+            dims: (b, t),
+        };
+        let (out, states) = cuda::ttt::forward(m, s, operands)?;
+        *self.on_card.lock().expect("not poisoned") = Some([rope, states]);
+        device::result(out, m, (b, t, s.heads * s.d_head))
+    }
+
     fn bwd(
         &self,
         qkv: &Tensor,
@@ -315,6 +357,10 @@ impl CustomOp3 for Ttt {
         _res: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        #[cfg(feature = "cuda")]
+        if qkv.device().is_cuda() {
+            return self.cuda_gradients([qkv, lr, learned], grad);
+        }
         let s = &self.settings;
         let (b, t) = self.dims(qkv.shape(), lr.shape())?;
         let states = self.states.lock().expect("not poisoned");
@@ -355,6 +401,41 @@ impl CustomOp3 for Ttt {
             Some(tensor(dlr, lr.shape())?),
             Some(tensor(d_learned, learned.shape())?),
         ))
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl Ttt {
+    fn cuda_gradients(
+        &self,
+        inputs: [&Tensor; 3],
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        use cuda::Machine as _;
+        let [qkv, lr, learned] = inputs;
+        let dims = self.dims(qkv.shape(), lr.shape())?;
+        let on_card = self.on_card.lock().expect("not poisoned");
+        let Some([rope, states]) = on_card.as_ref() else {
+            bail!("ttt: backward without forward");
+        };
+        let operands = [qkv, lr, learned, &grad.contiguous()?];
+        device::with_spans(operands, |m, [qkv, lr, learned, grad]| {
+            let operands = cuda::ttt::Operands {
+                qkv,
+                lr,
+                learned,
+                rope: m.span(rope),
+                dims,
+            };
+            let states = m.span(states);
+            let got = cuda::ttt::backward(m, &self.settings, operands, states, grad)?;
+            let [dqkv, dlr, dlearned] = got;
+            Ok((
+                Some(device::tensor(dqkv, m, inputs[0].shape())),
+                Some(device::tensor(dlr, m, inputs[1].shape())),
+                Some(device::tensor(dlearned, m, inputs[2].shape())),
+            ))
+        })
     }
 }
 

@@ -1,0 +1,458 @@
+//! Every kernel, through the launches that a card gets, against the CPU operations: values and gradients.
+
+use candle_core::{Result, Tensor, Var};
+
+use super::emulator::Emulator;
+use super::*;
+use crate::config::Activation;
+use crate::ops::tests::random;
+use crate::rng::Rng;
+
+const EPS: f32 = 1e-5;
+
+fn flat(t: &Tensor) -> Vec<f32> {
+    t.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+fn largest(values: impl Iterator<Item = f32>) -> f32 {
+    values.fold(
+        0.0,
+        |most, x| if x.is_nan() { x } else { most.max(x.abs()) },
+    )
+}
+
+/// The largest difference is at most `tolerance` of the largest value.
+fn assert_close(what: &str, got: &[f32], want: &[f32], tolerance: f32) {
+    assert_eq!(got.len(), want.len(), "{what}");
+    let scale = largest(want.iter().copied()).max(1e-12);
+    let far = largest(got.iter().zip(want).map(|(g, w)| g - w)) / scale;
+    assert!(far <= tolerance, "{what} is off by {far}");
+}
+
+/// A CPU operation's result, and gradients where the loss weighs every output by another factor, which are returned too.
+fn on_cpu(inputs: &[&Var], y: Result<Tensor>) -> (Vec<f32>, Vec<f32>, Vec<Vec<f32>>) {
+    let y = y.unwrap();
+    let weights = random(y.dims(), 99);
+    let loss = (&y * weights.as_tensor()).unwrap().sum_all().unwrap();
+    let grads = loss.backward().unwrap();
+    let grads = inputs.iter().map(|x| flat(grads.get(x).unwrap())).collect();
+    (flat(&y), flat(&weights), grads)
+}
+
+/// Uploads a tensor's values.
+fn up(m: &Emulator, t: &Tensor) -> <Emulator as Machine>::Memory<f32> {
+    m.upload(&flat(t)).unwrap()
+}
+
+#[test]
+fn norms_equal_the_cpu() {
+    let Some(m) = Emulator::new() else { return };
+    for (rows, width) in [(3, 20), (1, 64), (150, 33)] {
+        let (x, gain, gate) = (
+            random(&[rows, width], 1),
+            random(&[width], 2),
+            random(&[rows, width], 3),
+        );
+        let [x_up, gain_up, gate_up] = [&x, &gain, &gate].map(|t| up(&m, t));
+        for gated in [false, true] {
+            let (y, dy, grads) = if gated {
+                on_cpu(
+                    &[&x, &gain, &gate],
+                    crate::ops::norm::gated_norm(&x, &gain, &gate, EPS),
+                )
+            } else {
+                on_cpu(&[&x, &gain], crate::ops::norm::rms_norm(&x, &gain, EPS))
+            };
+            let operands = norm::Operands {
+                x: m.span(&x_up),
+                gain: m.span(&gain_up),
+                gate: gated.then(|| m.span(&gate_up)),
+                eps: EPS,
+            };
+            let dy = m.upload(&dy).unwrap();
+            assert_close(
+                "norm",
+                &m.read(&norm::forward(&m, operands).unwrap()),
+                &y,
+                1e-6,
+            );
+            let (dx, dgain, dgate) = norm::backward(&m, operands, m.span(&dy)).unwrap();
+            assert_close("dx", &m.read(&dx), &grads[0], 2e-6);
+            assert_close("dgain", &m.read(&dgain), &grads[1], 2e-6);
+            assert_eq!(dgate.is_some(), gated);
+            if let Some(dgate) = dgate {
+                assert_close("dgate", &m.read(&dgate), &grads[2], 2e-6);
+            }
+        }
+    }
+}
+
+#[test]
+fn gated_activations_equal_the_cpu() {
+    let Some(m) = Emulator::new() else { return };
+    for (rows, width, activation) in [(3, 12, Activation::Silu), (70, 40, Activation::Relu2)] {
+        let (x, gain) = (random(&[rows, 2 * width], 4), random(&[width], 5));
+        let (y, dy, grads) = on_cpu(
+            &[&x, &gain],
+            crate::ops::ffn::glu_norm(&x, &gain, activation, EPS),
+        );
+        let [x, gain] = [&x, &gain].map(|t| up(&m, t));
+        let operands = ffn::Operands {
+            x: m.span(&x),
+            gain: m.span(&gain),
+            activation,
+            eps: EPS,
+        };
+        let dy = m.upload(&dy).unwrap();
+        assert_close(
+            "glu",
+            &m.read(&ffn::forward(&m, operands).unwrap()),
+            &y,
+            1e-6,
+        );
+        let (dx, dgain) = ffn::backward(&m, operands, m.span(&dy)).unwrap();
+        assert_close("dx", &m.read(&dx), &grads[0], 2e-6);
+        assert_close("dgain", &m.read(&dgain), &grads[1], 2e-6);
+    }
+}
+
+#[test]
+fn the_convolution_equals_the_cpu() {
+    let Some(m) = Emulator::new() else { return };
+    for dims @ (b, t, d) in [(2, 6, 8), (1, 2, 300), (3, 70, 4)] {
+        let (x, w) = (random(&[b, t, d], 6), random(&[4, d], 7));
+        let (y, dy, grads) = on_cpu(&[&x, &w], crate::ops::conv::causal_conv(&x, &w));
+        let [x, w] = [&x, &w].map(|t| up(&m, t));
+        let dy = m.upload(&dy).unwrap();
+        let out = conv::forward(&m, m.span(&x), m.span(&w), dims).unwrap();
+        assert_close("conv", &m.read(&out), &y, 1e-6);
+        let (dx, dw) = conv::backward(&m, m.span(&x), m.span(&w), m.span(&dy), dims).unwrap();
+        assert_close("dx", &m.read(&dx), &grads[0], 1e-6);
+        assert_close("dw", &m.read(&dw), &grads[1], 2e-6);
+    }
+}
+
+#[test]
+fn the_embedding_has_the_bits_of_the_cpu() {
+    let Some(m) = Emulator::new() else { return };
+    let (vocab, width) = (11, 37);
+    let weight = random(&[vocab, width], 8);
+    let ids = [3u32, 0, 3, 10, 3, 7];
+    let tokens = Tensor::new(&ids, weight.device()).unwrap();
+    let (y, dy, grads) = on_cpu(
+        &[&weight],
+        crate::ops::embedding::embedding(&tokens, &weight),
+    );
+    let (weight, dy) = (up(&m, &weight), m.upload(&dy).unwrap());
+    let rows = embedding::forward(&m, &ids, m.span(&weight), width).unwrap();
+    assert_eq!(m.read(&rows), y);
+    let dw = embedding::backward(&m, &ids, m.span(&dy), (vocab, width)).unwrap();
+    assert_eq!(m.read(&dw), grads[0]);
+}
+
+#[test]
+fn the_loss_equals_the_cpu_and_skips_what_does_not_count() {
+    let Some(m) = Emulator::new() else { return };
+    use crate::ops::loss::{IGNORE, cross_entropy};
+    for vocab in [9, 300] {
+        let logits = random(&[1, 4, vocab], 9);
+        let targets = [3, IGNORE, 0, 8];
+        let (y, dy, grads) = on_cpu(&[&logits], cross_entropy(&logits, &targets));
+        let (logits, dy) = (up(&m, &logits), m.upload(&dy).unwrap());
+        let mean = loss::forward(&m, m.span(&logits), &targets, 3).unwrap();
+        assert_close("loss", &m.read(&mean), &y, 1e-6);
+        let d = loss::backward(&m, m.span(&logits), &targets, m.span(&dy), 3).unwrap();
+        assert_close("dlogits", &m.read(&d), &grads[0], 2e-6);
+    }
+}
+
+/// Forward to the bit; gradients within the rounding of `dy` to bfloat16, 2^-9 of each.
+#[test]
+fn products_of_codes_have_the_bits_of_the_cpu() {
+    let Some(m) = Emulator::new() else { return };
+    use crate::ops::bit_linear::{Weights, bit_linear as ternary, int8_head};
+    let cases = [
+        (5, 24, 10, Weights::Ternary { groups: 1 }),
+        (33, 40, 48, Weights::Ternary { groups: 3 }),
+        (7, 32, 20, Weights::Int8Rows),
+    ];
+    for (n, k, outputs, weights) in cases {
+        let (x, w) = (random(&[n, k], 10), random(&[outputs, k], 11));
+        let y = match weights {
+            Weights::Ternary { groups } => ternary(&x, &w, groups),
+            Weights::Int8Rows => int8_head(&x, &w),
+        };
+        let (y, dy, grads) = on_cpu(&[&x, &w], y);
+        let ([x, w], dy) = ([&x, &w].map(|t| up(&m, t)), m.upload(&dy).unwrap());
+        let dims = (n, k, outputs);
+        let (got, saved) = bit_linear::forward(&m, m.span(&x), m.span(&w), dims, weights).unwrap();
+        assert_eq!(m.read(&got), y, "{weights:?}");
+        let (dx, dw) = bit_linear::backward(&m, &saved, m.span(&dy)).unwrap();
+        assert_close("dx", &m.read(&dx), &grads[0], 4e-3);
+        assert_close("dw", &m.read(&dw), &grads[1], 4e-3);
+    }
+}
+
+#[test]
+fn a_matrix_of_zeros_has_codes_of_zero() {
+    let Some(m) = Emulator::new() else { return };
+    use crate::ops::bit_linear::Weights;
+    for weights in [Weights::Ternary { groups: 1 }, Weights::Int8Rows] {
+        let (x, w) = (
+            m.upload(&[0.0f32; 12]).unwrap(),
+            m.upload(&[0.0f32; 8]).unwrap(),
+        );
+        let (y, _) = bit_linear::forward(&m, m.span(&x), m.span(&w), (3, 4, 2), weights).unwrap();
+        assert_eq!(m.read(&y), [0.0; 6]);
+    }
+}
+
+#[test]
+fn the_optimiser_takes_the_step_of_the_cpu() {
+    let Some(m) = Emulator::new() else { return };
+    let config = crate::config::TrainConfig::default();
+    for scale in [0.01, 10.0] {
+        let vars = [random(&[7, 5], 12), random(&[300], 13)];
+        let gradients =
+            [random(&[7, 5], 14), random(&[300], 15)].map(|g| (g.as_tensor() * scale).unwrap());
+        let named: Vec<(String, Var)> = vars.iter().map(|v| ("v".to_owned(), v.clone())).collect();
+        let before = vars.each_ref().map(|v| up(&m, v));
+        let zeros = vars
+            .each_ref()
+            .map(|v| [0, 1].map(|_| m.upload(&vec![0.0f32; v.elem_count()]).unwrap()));
+        let uploaded = gradients.each_ref().map(|g| up(&m, g));
+        let mut optimiser =
+            crate::train::adamw::AdamW::new(&config, &named, vec![true, false]).unwrap();
+        for step in 1..4 {
+            let loss = ((vars[0].as_tensor() * &gradients[0])
+                .unwrap()
+                .sum_all()
+                .unwrap()
+                + (vars[1].as_tensor() * &gradients[1])
+                    .unwrap()
+                    .sum_all()
+                    .unwrap())
+            .unwrap();
+            let norm = optimiser
+                .step(&named, &loss.backward().unwrap(), 0.1, step)
+                .unwrap();
+            let (c1, c2) = (
+                1.0 - 0.9f32.powi(step as i32),
+                1.0 - 0.98f32.powi(step as i32),
+            );
+            let numbers = adamw::Step {
+                clip: config.grad_clip as f32,
+                betas: [0.9, 0.98],
+                rate: 0.1 / c1,
+                root: 1.0 / c2.sqrt(),
+            };
+            let got = adamw::norm(&m, &uploaded.each_ref().map(|g| m.span(g))).unwrap();
+            assert!((m.read(&got)[0] - norm).abs() <= 1e-6 * norm);
+            for (i, keep) in [1.0 - 0.1 * config.weight_decay as f32, 1.0]
+                .into_iter()
+                .enumerate()
+            {
+                let [first, second] = &zeros[i];
+                let spans = [&before[i], first, second, &uploaded[i]].map(|t| m.span(t));
+                adamw::update(&m, &numbers, spans, m.span(&got), keep).unwrap();
+            }
+        }
+        for (var, got) in vars.iter().zip(&before) {
+            assert_close("weights", &m.read(got), &flat(var), 1e-6);
+        }
+    }
+}
+
+#[test]
+fn a_norm_that_is_not_finite_changes_no_weight() {
+    let Some(m) = Emulator::new() else { return };
+    let numbers = adamw::Step {
+        clip: 1.0,
+        betas: [0.9, 0.98],
+        rate: 0.1,
+        root: 1.0,
+    };
+    for bad in [f32::NAN, f32::INFINITY] {
+        let [values, first, second] = [1.0f32, 0.5, 0.25].map(|x| m.upload(&[x; 3]).unwrap());
+        let gradient = m.upload(&[1.0, bad, 1.0]).unwrap();
+        let norm = adamw::norm(&m, &[m.span(&gradient)]).unwrap();
+        let spans = [&values, &first, &second, &gradient].map(|t| m.span(t));
+        adamw::update(&m, &numbers, spans, m.span(&norm), 0.9).unwrap();
+        assert_eq!(
+            [&values, &first, &second].map(|t| m.read(t)[0]),
+            [1.0, 0.5, 0.25]
+        );
+    }
+}
+
+#[test]
+fn every_kernel_is_launched_by_an_operation() {
+    let sources = [
+        include_str!("adamw.rs"),
+        include_str!("bit_linear.rs"),
+        include_str!("conv.rs"),
+        include_str!("embedding.rs"),
+        include_str!("ffn.rs"),
+        include_str!("loss.rs"),
+        include_str!("mod.rs"),
+        include_str!("norm.rs"),
+        include_str!("ttt.rs"),
+    ]
+    .concat();
+    let kernels = [Program::Rows, ttt::program(16, 16)]
+        .map(Program::source)
+        .concat();
+    for kernel in kernels.split("\nKERNEL void ").skip(1) {
+        let (name, _) = kernel.split_once('(').unwrap();
+        assert!(sources.contains(&format!("\"{name}\"")), "{name}");
+    }
+}
+
+/// Operands of TTT-Linear as variables, in the operation's order.
+fn ttt_operands(s: &crate::ops::ttt::Settings, batch: usize, tokens: usize) -> Vec<Var> {
+    let (h, d, mut rng) = (s.heads, s.d_head, Rng::new(5, 0));
+    let mut draw = |shape: &[usize], scale: f32, shift: f32| {
+        let values = (0..shape.iter().product()).map(|_| rng.normal() * scale + shift);
+        let values: Vec<f32> = values.collect();
+        Var::from_tensor(&Tensor::from_vec(values, shape, &candle_core::Device::Cpu).unwrap())
+            .unwrap()
+    };
+    vec![
+        draw(&[batch, tokens, 3 * h * d], 1.0, 0.0),
+        draw(&[batch, tokens, h], 1.0, 0.5),
+        draw(&[h, d, d], 0.3, 0.0),
+        draw(&[h, d], 0.1, 0.0),
+        draw(&[h, d], 0.2, 1.0),
+        draw(&[h, d], 0.2, 0.0),
+        draw(&[h], 0.5, -1.0),
+        draw(&[s.mini_batch], 0.05, 0.02),
+    ]
+}
+
+fn check_ttt(s: &crate::ops::ttt::Settings, batch: usize, tokens: usize) {
+    let Some(m) = Emulator::new() else { return };
+    let vars = ttt_operands(s, batch, tokens);
+    let start = [[vars[2].as_tensor().clone(), vars[3].as_tensor().clone()]];
+    let learned = crate::ops::ttt::Learned {
+        start: &start,
+        ln_weight: &vars[4],
+        ln_bias: &vars[5],
+        decay: &vars[6],
+        tau: &vars[7],
+    };
+    let inputs: Vec<&Var> = vars.iter().collect();
+    let y = crate::ops::ttt::ttt(&vars[0], &vars[1], &learned, s);
+    let (y, dy, grads) = on_cpu(&inputs, y);
+
+    let learned: Vec<f32> = vars[2..].iter().flat_map(|v| flat(v)).collect();
+    let [qkv, lr] = [&vars[0], &vars[1]].map(|t| up(&m, t));
+    let learned = m.upload(&learned).unwrap();
+    let rope = m.upload(&crate::ops::ttt::rope_table(s)).unwrap();
+    let operands = ttt::Operands {
+        qkv: m.span(&qkv),
+        lr: m.span(&lr),
+        learned: m.span(&learned),
+        rope: m.span(&rope),
+        dims: (batch, tokens),
+    };
+    let (out, states) = ttt::forward(&m, s, operands).unwrap();
+    let what = format!("d {} b {} T {tokens}", s.d_head, s.mini_batch);
+    assert_close(&what, &m.read(&out), &y, 1e-5);
+    let dy = m.upload(&dy).unwrap();
+    let [dqkv, dlr, dlearned] =
+        ttt::backward(&m, s, operands, m.span(&states), m.span(&dy)).unwrap();
+    let (dqkv, dlr, dlearned) = (m.read(&dqkv), m.read(&dlr), m.read(&dlearned));
+    let mut rest = &dlearned[..];
+    let parts = grads[2..].iter().map(|g| {
+        let (part, behind) = rest.split_at(g.len());
+        rest = behind;
+        part
+    });
+    let got: Vec<&[f32]> = [&dqkv[..], &dlr].into_iter().chain(parts).collect();
+    let names = [
+        "qkv",
+        "lr",
+        "w",
+        "u",
+        "ln weight",
+        "ln bias",
+        "decay",
+        "tau",
+    ];
+    for ((name, got), want) in names.iter().zip(got).zip(&grads) {
+        if want.iter().all(|w| *w == 0.0) {
+            assert!(got.iter().all(|g| *g == 0.0), "{what}: {name}");
+        } else {
+            // The CPU takes the decay's as the difference of two sums, which costs it digits.
+            let tolerance = if *name == "decay" { 1e-3 } else { 5e-5 };
+            let what = format!("{what}: gradient for {name}");
+            assert_close(&what, got, want, tolerance);
+        }
+    }
+}
+
+fn ttt_settings(heads: usize, d_head: usize, mini_batch: usize) -> crate::ops::ttt::Settings {
+    crate::ops::ttt::Settings {
+        inner: crate::ops::ttt::Inner::Linear,
+        heads,
+        d_head,
+        mini_batch,
+        base_lr: 1.0,
+        rope_theta: 10_000.0,
+        anchor_decay: true,
+    }
+}
+
+#[test]
+fn ttt_linear_equals_the_cpu_at_the_widths_of_real_models() {
+    for d_head in [16, 32, 48, 64] {
+        check_ttt(&ttt_settings(2, d_head, 16), 2, 39);
+    }
+}
+
+#[test]
+fn ttt_linear_equals_the_cpu_with_short_and_odd_mini_batches() {
+    for (heads, d_head, mini_batch, tokens) in
+        [(3, 6, 5, 13), (1, 20, 16, 3), (2, 34, 4, 16), (1, 64, 1, 5)]
+    {
+        check_ttt(&ttt_settings(heads, d_head, mini_batch), 2, tokens);
+    }
+}
+
+#[test]
+fn ttt_linear_equals_the_cpu_without_anchor_decay_and_when_frozen() {
+    let s = ttt_settings(2, 16, 8);
+    check_ttt(
+        &crate::ops::ttt::Settings {
+            anchor_decay: false,
+            ..s.clone()
+        },
+        1,
+        30,
+    );
+    check_ttt(&crate::ops::ttt::Settings { base_lr: 0.0, ..s }, 1, 30);
+}
+
+#[test]
+fn settings_that_a_block_has_no_room_for_are_refused_with_a_way_out() {
+    let error = ttt::check(&ttt_settings(1, 256, 16), 227 * 1024)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("256") && error.contains("--device cpu"),
+        "{error}"
+    );
+    let mlp = crate::ops::ttt::Settings {
+        inner: crate::ops::ttt::Inner::Mlp,
+        ..ttt_settings(1, 16, 16)
+    };
+    assert!(
+        ttt::check(&mlp, 227 * 1024)
+            .unwrap_err()
+            .to_string()
+            .contains("ttt-mlp")
+    );
+    for d_head in [16, 32, 48, 64, 96] {
+        ttt::check(&ttt_settings(1, d_head, 16), 227 * 1024).unwrap();
+    }
+}
