@@ -72,7 +72,6 @@ fn build(options: &Options, toolkit: &toolkit::Toolkit, cudarc: &Path) -> Result
         "patch.crates-io.cudarc.path={:?}",
         cudarc.display().to_string()
     ));
-    build.args(["--config", "profile.release.strip=true"]);
     if options.check {
         build.args(["--all-targets", "--", "-D", "warnings"]);
     }
@@ -93,6 +92,8 @@ fn pack(folder: &Path) -> Result<()> {
     let program = target().join("release/bitttt");
     fs::copy(&program, packed.join("bitttt"))
         .with_context(|| format!("cannot copy {}", program.display()))?;
+    // Not by cargo's profile: another profile compiles Candle's kernels once more.
+    run_command(command("strip").arg(packed.join("bitttt")))?;
     let script = root().join("xtask/src/gpu/run.sh");
     fs::copy(&script, packed.join("run.sh"))
         .with_context(|| format!("cannot copy {}", script.display()))?;

@@ -127,12 +127,21 @@ fn distance(a: &Tensor, b: &Tensor) -> Result<f64> {
 /// # Errors
 /// When an operation does not run at all.
 pub fn check(device: &Device, show: &mut dyn FnMut(&Outcome)) -> Result<Vec<Outcome>> {
+    check_rows(device, 300, show)
+}
+
+/// With rows of that many tokens.
+fn check_rows(
+    device: &Device,
+    tokens: usize,
+    show: &mut dyn FnMut(&Outcome),
+) -> Result<Vec<Outcome>> {
     let mut outcomes = Vec::new();
     let mut add = |outcome: Outcome| {
         show(&outcome);
         outcomes.push(outcome);
     };
-    for case in cases()? {
+    for case in cases(tokens)? {
         add(case.check(device)?);
     }
     add(whole_model(device)?);
@@ -140,9 +149,10 @@ pub fn check(device: &Device, show: &mut dyn FnMut(&Outcome)) -> Result<Vec<Outc
     Ok(outcomes)
 }
 
-fn cases() -> Result<Vec<Case>> {
+fn cases(tokens: usize) -> Result<Vec<Case>> {
     const D: usize = 768;
-    let x: &[usize] = &[2, 300, D];
+    let x: &[usize] = &[2, tokens, D];
+    let len = 2 * tokens as u32;
     let mut all = vec![
         Case::new("bit_linear", &[x, &[D, D]], [1e-7, BF16], |t| {
             bit_linear(&t[0], &t[1], 1)
@@ -165,29 +175,34 @@ fn cases() -> Result<Vec<Case>> {
         Case::new("causal_conv", &[x, &[4, D]], [SUMS; 2], |t| {
             causal_conv(&t[0], &t[1])
         })?,
-        Case::new("embedding", &[&[500, D]], [1e-7, SUMS], |t| {
-            let ids: Vec<u32> = (0..600).map(|i| i * i % 499).collect();
-            embedding(&Tensor::from_vec(ids, (2, 300), &Device::Cpu)?, &t[0])
+        Case::new("embedding", &[&[500, D]], [1e-7, SUMS], move |t| {
+            let ids: Vec<u32> = (0..len).map(|i| i * i % 499).collect();
+            embedding(&Tensor::from_vec(ids, (2, tokens), &Device::Cpu)?, &t[0])
         })?,
-        Case::new("cross_entropy", &[&[2, 300, 4001]], [SUMS; 2], |t| {
-            let target = |i: u32| if i % 7 == 3 { IGNORE } else { i * 31 % 4001 };
-            cross_entropy(&t[0], &(0..600).map(target).collect::<Vec<_>>())
-        })?,
+        Case::new(
+            "cross_entropy",
+            &[&[2, tokens, 4001]],
+            [SUMS; 2],
+            move |t| {
+                let target = |i: u32| if i % 7 == 3 { IGNORE } else { i * 31 % 4001 };
+                cross_entropy(&t[0], &(0..len).map(target).collect::<Vec<_>>())
+            },
+        )?,
     ];
     for activation in [Activation::Silu, Activation::Relu2] {
         let name = format!("glu_norm, {activation:?}");
-        let shapes: [&[usize]; 2] = [&[2, 300, 4096], &[2048]];
+        let shapes: [&[usize]; 2] = [&[2, tokens, 4096], &[2048]];
         all.push(Case::new(name, &shapes, [SUMS; 2], move |t| {
             glu_norm(&t[0], &t[1], activation, 1e-5)
         })?);
     }
     for (heads, d_head) in [(8, 16), (4, 32), (6, 48), (12, 64)] {
-        all.push(ttt_case(heads, d_head)?);
+        all.push(ttt_case(tokens, heads, d_head)?);
     }
     Ok(all)
 }
 
-fn ttt_case(heads: usize, d_head: usize) -> Result<Case> {
+fn ttt_case(tokens: usize, heads: usize, d_head: usize) -> Result<Case> {
     let settings = Settings {
         inner: Inner::Linear,
         heads,
@@ -199,8 +214,8 @@ fn ttt_case(heads: usize, d_head: usize) -> Result<Case> {
     };
     let (h, d, width) = (heads, d_head, heads * d_head);
     let shapes: [&[usize]; 8] = [
-        &[2, 300, 3 * width],
-        &[2, 300, h],
+        &[2, tokens, 3 * width],
+        &[2, tokens, h],
         &[h, d, d],
         &[h, d],
         &[h, d],
@@ -295,7 +310,7 @@ mod tests {
 
     #[test]
     fn the_cpu_agrees_with_itself() {
-        let outcomes = check(&Device::Cpu, &mut |_| {}).unwrap();
+        let outcomes = check_rows(&Device::Cpu, 20, &mut |_| {}).unwrap();
         assert_eq!(outcomes.len(), 16);
         for outcome in outcomes {
             assert!(outcome.passed, "{outcome:?}");

@@ -117,7 +117,9 @@ impl Toolkit {
             let path = kernels.join(name);
             fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
         };
-        let (common, rows, ttt) = (read("common.cuh")?, read("rows.cu")?, read("ttt.cu")?);
+        let (common, rows) = (read("common.cuh")?, read("rows.cu")?);
+        let ttt = ["ttt.cuh", "ttt_forward.cu", "ttt_backward.cu"].map(read);
+        let ttt = ttt.into_iter().collect::<Result<Vec<_>>>()?.concat();
         self.compile("rows", &format!("{common}{rows}"), capability)?;
         for (d_head, threads) in [(16, 64), (32, 128), (48, 256), (64, 256), (96, 256)] {
             let defines = format!(

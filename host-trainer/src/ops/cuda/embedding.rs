@@ -43,7 +43,7 @@ pub fn backward<M: Machine>(
     let (starts, order) = (m.upload(&starts)?, m.upload(&order)?);
     let dw = m.alloc(vocab * width)?;
     m.launch(
-        &Launch::rows("embedding_backward", [vocab, 1], 128),
+        &Launch::elements("embedding_backward", vocab, width),
         &[
             m.span(&starts).into(),
             m.span(&order).into(),

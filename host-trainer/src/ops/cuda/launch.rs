@@ -44,10 +44,19 @@ impl Program {
                 d_head,
                 mini_batch,
                 threads,
-            } => format!(
-                "#define D_HEAD {d_head}\n#define MINI_BATCH {mini_batch}\n#define THREADS {threads}\n{common}{}",
-                include_str!("kernels/ttt.cu")
-            ),
+            } => {
+                let sizes = [
+                    ("D_HEAD", d_head),
+                    ("MINI_BATCH", mini_batch),
+                    ("THREADS", threads),
+                ];
+                let define = |(name, value)| format!("#define {name} {value}\n");
+                sizes.map(define).concat()
+                    + common
+                    + include_str!("kernels/ttt.cuh")
+                    + include_str!("kernels/ttt_forward.cu")
+                    + include_str!("kernels/ttt_backward.cu")
+            }
         }
     }
 }

@@ -261,12 +261,12 @@ KERNEL void embedding_rows(const unsigned* ids, const float* weight, int rows, i
 
 // Gradient of row `blockIdx.x`: the sum over the places `order[starts[row] .. starts[row + 1]]` where it was read.
 KERNEL void embedding_backward(const unsigned* starts, const unsigned* order, const float* dy, int width, float* dw) {
+    int c = COLUMN;
+    if (c >= width) return;
     unsigned first = starts[blockIdx.x], last = starts[blockIdx.x + 1];
-    for (int c = threadIdx.x; c < width; c += blockDim.x) {
-        float sum = 0.0f;
-        for (unsigned i = first; i < last; i++) sum += dy[order[i] * (size_t)width + c];
-        dw[blockIdx.x * (size_t)width + c] = sum;
-    }
+    float sum = 0.0f;
+    for (unsigned i = first; i < last; i++) sum += dy[order[i] * (size_t)width + c];
+    dw[blockIdx.x * (size_t)width + c] = sum;
 }
 
 // --- loss -------------------------------------------------------------------------------------------------------
