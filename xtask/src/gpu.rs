@@ -4,6 +4,7 @@
 //! is asked for a GPU and not before: one program starts everywhere.
 
 mod cudarc;
+mod pretend;
 mod toolkit;
 
 use crate::command::{cargo, command, root, run as run_command};
@@ -26,10 +27,16 @@ pub struct Options {
     /// Only compile our kernels with nvcc, and print the registers and the memory that each takes
     #[arg(long)]
     kernels: bool,
+    /// Run what was built here, on a GPU that is pretended: all of it but the card and its libraries
+    #[arg(long)]
+    pretend: bool,
     /// Only check that the workspace compiles with the feature
     #[arg(long)]
     check: bool,
 }
+
+/// Name of what is packed.
+const NAME: &str = "bitttt-gpu";
 
 /// Builds and packs.
 pub fn run(options: &Options) -> Result<bool> {
@@ -40,8 +47,12 @@ pub fn run(options: &Options) -> Result<bool> {
     }
     let patched = cudarc::patched(&folder)?;
     build(options, &toolkit, &patched)?;
-    if !options.check {
-        pack(&folder)?;
+    if options.check {
+        return Ok(true);
+    }
+    pack(&folder)?;
+    if options.pretend {
+        pretend::check(&folder, &folder.join(NAME).join("bitttt"))?;
     }
     Ok(true)
 }
@@ -86,8 +97,7 @@ fn build(options: &Options, toolkit: &toolkit::Toolkit, cudarc: &Path) -> Result
 
 /// One folder with all that a GPU machine needs of us, and an archive of it.
 fn pack(folder: &Path) -> Result<()> {
-    let name = "bitttt-gpu";
-    let packed = folder.join(name);
+    let packed = folder.join(NAME);
     fs::create_dir_all(&packed).context("cannot make the folder to pack")?;
     let program = target().join("release/bitttt");
     fs::copy(&program, packed.join("bitttt"))
@@ -97,14 +107,14 @@ fn pack(folder: &Path) -> Result<()> {
     let script = root().join("xtask/src/gpu/run.sh");
     fs::copy(&script, packed.join("run.sh"))
         .with_context(|| format!("cannot copy {}", script.display()))?;
-    let archive = folder.join(format!("{name}.tar.xz"));
+    let archive = folder.join(format!("{NAME}.tar.xz"));
     run_command(
         command("tar")
             .arg("-C")
             .arg(folder)
             .args(["--owner=0", "--group=0", "-cJf"])
             .arg(&archive)
-            .arg(name),
+            .arg(NAME),
     )?;
     let bytes = fs::metadata(&archive)
         .context("the archive is missing")?
