@@ -128,7 +128,8 @@ static void schedule(unsigned order, std::vector<unsigned>& turns, unsigned long
 }
 
 static void run_block(size_t shared_bytes, unsigned order, unsigned long long& seed) {
-    for (size_t i = 0; i < sizeof shared; i += 4) memcpy(shared + i, &NAN_BITS, 4);
+    size_t end = shared_bytes + GUARD;
+    for (size_t i = 0; i < end; i += 4) memcpy(shared + i, &NAN_BITS, 4);
     for (unsigned i = 0; i < fibers.size(); i++) {
         Fiber& fiber = fibers[i];
         getcontext(&fiber.first);
@@ -147,7 +148,7 @@ static void run_block(size_t shared_bytes, unsigned order, unsigned long long& s
         for (unsigned i : turns)
             if (fibers[i].wait == READY) enter(fibers[i]);
     } while (release());
-    for (size_t i = shared_bytes; i < sizeof shared && !fault; i += 4)
+    for (size_t i = shared_bytes; i < end && !fault; i += 4)
         if (memcmp(shared + i, &NAN_BITS, 4) != 0) fault = "a kernel writes behind its shared memory";
 }
 
