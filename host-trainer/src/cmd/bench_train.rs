@@ -20,7 +20,7 @@ Named shapes, all with TTT-Linear, mini-batches of 16 and a vocabulary of 32000 
   125m  d 768,  12 layers, 12 heads, ffn 2048
   350m  d 1024, 24 layers, 16 heads, ffn 2736")]
 pub struct Args {
-    /// 15m, 125m, 350m, or a training configuration whose [model] table has a vocab_size
+    /// 15m, 125m, 350m, or a training configuration whose `[model]` table has a vocab_size
     #[arg(long, value_name = "NAME|FILE")]
     pub shape: String,
     /// Rows of a step

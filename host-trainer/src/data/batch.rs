@@ -120,7 +120,7 @@ impl Dataset {
             }
         };
         let sources: Vec<Cut> = sources.into_iter().map(cut).collect();
-        let have: u64 = sources.iter().map(|s| s.train.len()).sum();
+        let have: u64 = sources.iter().map(|s| s.train.tokens()).sum();
         ensure!(
             have >= context as u64,
             "the training data has {have} tokens, fewer than one context of {context}; give more data or a smaller --context"
@@ -135,12 +135,12 @@ impl Dataset {
 
     /// Tokens of the training parts.
     pub fn train_tokens(&self) -> u64 {
-        self.sources.iter().map(|s| s.train.len()).sum()
+        self.sources.iter().map(|s| s.train.tokens()).sum()
     }
 
     /// Tokens of the held-out parts.
     pub fn held_out_tokens(&self) -> u64 {
-        self.sources.iter().map(|s| s.held_out.len()).sum()
+        self.sources.iter().map(|s| s.held_out.tokens()).sum()
     }
 
     /// Whether the user gave weights.
@@ -155,8 +155,8 @@ impl Dataset {
             share: *share,
             documents: s.source.tokens.documents(),
             rows: s.train.windows(),
-            train_tokens: s.train.len(),
-            held_out_tokens: s.held_out.len(),
+            train_tokens: s.train.tokens(),
+            held_out_tokens: s.held_out.tokens(),
             sample: s.source.tokens.sample(),
         };
         let shares = self.mix.shares();

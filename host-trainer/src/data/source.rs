@@ -16,17 +16,25 @@ pub struct Source {
     pub weight: Option<f64>,
 }
 
-/// Consecutive segments of a store, each cut into windows of at most `context` tokens: whole documents, or a part of the
-/// only one.
+/// Consecutive segments of a store, whole documents or a part of the only one, each cut into windows of at most `context`
+/// tokens.
 pub struct Part {
     first: usize,
     segments: usize,
     /// Bounds the first and the last segment.
     tokens: Range<u64>,
     context: u64,
+    /// How many windows a segment of this length gives, by the context.
+    cut: fn(u64, u64) -> u64,
     /// Windows before every [`STRIDE`]-th segment.
     index: Vec<u64>,
     windows: u64,
+}
+
+/// In training, as many windows as contexts go into the segment, to the nearest one: a document little longer than the
+/// context is no two rows.
+fn nearest(len: u64, context: u64) -> u64 {
+    ((len + context / 2) / context).max(len.min(1))
 }
 
 /// So that the index of a billion documents takes 32 MB.
@@ -38,23 +46,38 @@ pub fn split(tokens: &Tokens, val_fraction: f64, context: usize) -> [Part; 2] {
     let (documents, end) = (tokens.documents(), tokens.len());
     if documents == 1 {
         let cut = end - (end as f64 * val_fraction) as u64;
-        return [0..cut, cut..end].map(|range| Part::new(tokens, 0..1, range, context));
+        return [
+            Part::new(tokens, 0..1, 0..cut, (context, nearest)),
+            Part::new(tokens, 0..1, cut..end, (context, u64::div_ceil)),
+        ];
     }
     let held_out = ((documents as f64 * val_fraction).ceil() as usize).min(documents - 1);
     let cut = documents - held_out;
-    [0..cut, cut..documents].map(|range| {
-        let span = tokens.bound(range.start)..tokens.bound(range.end);
-        Part::new(tokens, range, span, context)
-    })
+    let middle = tokens.bound(cut);
+    [
+        Part::new(tokens, 0..cut, 0..middle, (context, nearest)),
+        Part::new(
+            tokens,
+            cut..documents,
+            middle..end,
+            (context, u64::div_ceil),
+        ),
+    ]
 }
 
 impl Part {
-    fn new(tokens: &Tokens, segments: Range<usize>, span: Range<u64>, context: usize) -> Self {
+    fn new(
+        tokens: &Tokens,
+        segments: Range<usize>,
+        span: Range<u64>,
+        (context, cut): (usize, fn(u64, u64) -> u64),
+    ) -> Self {
         let mut part = Self {
             first: segments.start,
             segments: segments.len(),
             tokens: span,
             context: context as u64,
+            cut,
             index: Vec::new(),
             windows: 0,
         };
@@ -68,7 +91,7 @@ impl Part {
     }
 
     /// Tokens in all.
-    pub fn len(&self) -> u64 {
+    pub fn tokens(&self) -> u64 {
         self.tokens.end - self.tokens.start
     }
 
@@ -83,7 +106,7 @@ impl Part {
     }
 
     fn windows_of(&self, segment: &Range<u64>) -> u64 {
-        (segment.end - segment.start).div_ceil(self.context)
+        (self.cut)(segment.end - segment.start, self.context)
     }
 
     /// The segment of window `i`, and which of its windows it is.

@@ -12,6 +12,9 @@ use crate::model::{self, Model};
 use crate::ops::loss::cross_entropy;
 use crate::rng::Rng;
 
+/// Seconds a step by kernel.
+pub type Kernels = Vec<(String, f64)>;
+
 /// Steps before the clock starts: kernels are compiled and memory is taken in the first.
 const WARM_UP: u64 = 3;
 
@@ -53,7 +56,7 @@ pub struct Speed {
     /// Seconds of forward pass, backward pass and optimiser in a step that waits after each.
     pub phases: [f64; 3],
     /// Seconds of each kind of kernel in that step, where the device tells.
-    pub kernels: Vec<(String, f64)>,
+    pub kernels: Kernels,
 }
 
 /// Operations of a token, three times those of the forward pass: two for each weight of each product, and what the fast
@@ -154,7 +157,7 @@ impl Run {
     }
 
     /// A step in three parts, and the time of its kernels.
-    fn split(&mut self) -> anyhow::Result<([f64; 3], Vec<(String, f64)>)> {
+    fn split(&mut self) -> anyhow::Result<([f64; 3], Kernels)> {
         self.device.synchronize()?;
         let mut at = Instant::now();
         let device = self.device.clone();
@@ -176,7 +179,7 @@ impl Run {
     }
 
     #[cfg(feature = "cuda")]
-    fn kernels(&mut self) -> anyhow::Result<Vec<(String, f64)>> {
+    fn kernels(&mut self) -> anyhow::Result<Kernels> {
         let Device::Cuda(device) = self.device.clone() else {
             return Ok(Vec::new());
         };
@@ -186,7 +189,7 @@ impl Run {
     }
 
     #[cfg(not(feature = "cuda"))]
-    fn kernels(&mut self) -> anyhow::Result<Vec<(String, f64)>> {
+    fn kernels(&mut self) -> anyhow::Result<Kernels> {
         Ok(Vec::new())
     }
 }

@@ -184,7 +184,7 @@ mod tests {
         first.push(&scalars(300)).unwrap();
         let second = Events::create(dir.path(), 7.0, &[scalars(1), scalars(2)]).unwrap();
         second.push(&scalars(3)).unwrap();
-        assert_eq!(files(dir.path()), [second.path.clone()]);
+        assert_eq!(files(dir.path()), std::slice::from_ref(&second.path));
         let told = [1, 2, 3].map(|step| scalar_event(&scalars(step)));
         let all = records(&std::fs::read(&second.path).unwrap());
         assert_eq!(all[0], version_event(7.0));
