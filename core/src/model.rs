@@ -55,18 +55,6 @@ impl Scale<'_> {
             Self::Rows(scales) => scales.get(row).copied().unwrap_or(0.0),
         }
     }
-
-    /// Scales of rows `first..first + R`; zeros where the matrix ends before.
-    #[inline(always)]
-    pub fn of_rows<const R: usize>(&self, first: usize) -> [f32; R] {
-        match self {
-            Self::Tensor(scale) => [*scale; R],
-            Self::Rows(scales) => {
-                let rows = scales.get(first..).and_then(|rows| rows.first_chunk());
-                rows.copied().unwrap_or([0.0; R])
-            }
-        }
-    }
 }
 
 /// Floats stored in either width.

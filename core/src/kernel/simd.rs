@@ -124,6 +124,18 @@ impl Rows<'_> {
             self.data.len() - start,
         )
     }
+
+    /// Scales of rows `first..first + R`; zeros where the matrix ends before.
+    #[inline(always)]
+    fn scales<const R: usize>(&self, first: usize) -> [f32; R] {
+        match self.scale {
+            Scale::Tensor(scale) => [scale; R],
+            Scale::Rows(scales) => {
+                let rows = scales.get(first..).and_then(|rows| rows.first_chunk());
+                rows.copied().unwrap_or([0.0; R])
+            }
+        }
+    }
 }
 
 /// `out[t, r]` for `rows`, see [`super::Backend::matmul`].
@@ -206,7 +218,7 @@ unsafe fn groups<S: Simd, K: Format<S>, const R: usize, const TAIL: bool>(
 ) -> usize {
     let mut r = rows.start;
     while r + R <= rows.end {
-        let scales = w.scale.of_rows::<R>(r);
+        let scales = w.scales::<R>(r);
         for (t, (&token, &sum)) in p.q.scales.iter().zip(p.q.sums).enumerate() {
             // SAFETY: the caller's.
             let sums = unsafe {
