@@ -1,5 +1,6 @@
 //! Pictures of figures, as SVG.
 
+use std::ops::Range;
 use std::path::Path;
 
 use anyhow::{Result, anyhow};
@@ -40,8 +41,8 @@ pub struct Chart<'a> {
     pub lines: Vec<Line>,
 }
 
-/// Colours that people who see red and green alike tell apart (Okabe and Ito 2008).
-const COLOURS: [RGBColor; 7] = [
+/// Colours that people who see red and green alike tell apart (the first six: Okabe and Ito 2008).
+const COLOURS: [RGBColor; 10] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
     RGBColor(0, 158, 115),
@@ -49,8 +50,13 @@ const COLOURS: [RGBColor; 7] = [
     RGBColor(230, 159, 0),
     RGBColor(86, 180, 233),
     RGBColor(90, 90, 90),
+    RGBColor(136, 34, 85),
+    RGBColor(153, 153, 51),
+    RGBColor(170, 170, 170),
 ];
-const SIZE: (u32, u32) = (720, 400);
+const SIZE: (u32, u32) = (620, 360);
+/// Height of a row of the legend, and about how wide a letter is.
+const LEGEND: (i32, i32) = (20, 7);
 const TEXT: RGBColor = RGBColor(75, 85, 99);
 const AXIS: RGBColor = RGBColor(156, 163, 175);
 const GRID: RGBColor = RGBColor(232, 235, 239);
@@ -85,16 +91,18 @@ impl Chart<'_> {
 
     fn draw(&self, area: &Area<'_>) -> DrawResult {
         area.fill(&WHITE)?;
+        let area = match self.title.is_empty() {
+            true => area.clone(),
+            false => area.titled(&self.title, font(19))?,
+        };
+        let area = self.legend(&area)?;
         let (xs, ys) = (self.range(|p| p.0), self.range(|p| p.1));
-        let mut builder = ChartBuilder::on(area);
+        let mut builder = ChartBuilder::on(&area);
         builder
-            .margin(12)
+            .margin(8)
             .margin_right(24)
-            .x_label_area_size(46)
-            .y_label_area_size(64);
-        if !self.title.is_empty() {
-            builder.caption(&self.title, ("sans-serif", 20).into_font().color(&TEXT));
-        }
+            .x_label_area_size(44)
+            .y_label_area_size(62);
         // The two axes are different types in plotters; the macro draws the same on either.
         macro_rules! chart {
             ($x:expr) => {{
@@ -103,46 +111,79 @@ impl Chart<'_> {
                     .configure_mesh()
                     .x_desc(self.x)
                     .y_desc(self.y)
-                    .label_style(("sans-serif", 14).into_font().color(&TEXT))
+                    .label_style(font(14))
+                    .x_labels(8)
                     .axis_style(AXIS)
                     .bold_line_style(GRID)
                     .light_line_style(TRANSPARENT)
                     .x_label_formatter(&|x| number(*x))
                     .y_label_formatter(&|y| number(*y))
                     .draw()?;
-                let drawn = self.lines.iter().filter(|l| !l.points.is_empty());
-                for (line, colour) in drawn.zip(COLOURS.iter().cycle()) {
+                for (line, colour) in self.drawn() {
                     let points = || line.points.iter().copied();
-                    chart
-                        .draw_series(LineSeries::new(points(), colour.stroke_width(2)))?
-                        .label(&line.name)
-                        .legend(move |(x, y)| {
-                            PathElement::new([(x, y), (x + 16, y)], colour.stroke_width(3))
-                        });
+                    chart.draw_series(LineSeries::new(points(), colour.stroke_width(2)))?;
                     if line.points.len() <= MARKED {
                         let marks = points().map(|at| Circle::new(at, 3, colour.filled()));
                         chart.draw_series(marks)?;
                     }
                 }
-                if self.lines.len() > 1 {
-                    chart
-                        .configure_series_labels()
-                        .position(SeriesLabelPosition::UpperRight)
-                        .label_font(("sans-serif", 14).into_font().color(&TEXT))
-                        .background_style(WHITE.mix(0.85))
-                        .border_style(GRID)
-                        .draw()?;
-                }
             }};
         }
         if self.log_x {
-            let low = xs.0.max(1.0);
-            chart!((low..xs.1.max(2.0 * low)).log_scale())
+            // Buckets double in width: so do the marks of the axis.
+            chart!(self.log_range().log_scale().base(2.0))
         } else {
             chart!(xs.0..xs.1)
         }
         area.present()?;
         Ok(())
+    }
+
+    /// Lines that have points, and their colours.
+    fn drawn(&self) -> impl Iterator<Item = (&Line, &RGBColor)> {
+        let drawn = self.lines.iter().filter(|l| !l.points.is_empty());
+        drawn.zip(COLOURS.iter().cycle())
+    }
+
+    /// Names the lines above the picture, where no line can hide a name; returns the rest of the area.
+    fn legend<'a>(
+        &self,
+        area: &Area<'a>,
+    ) -> std::result::Result<Area<'a>, Box<dyn std::error::Error>> {
+        if self.lines.len() < 2 {
+            return Ok(area.clone());
+        }
+        let (left, right) = (70, area.dim_in_pixel().0 as i32 - 24);
+        let (mut x, mut y) = (left, LEGEND.0 / 2 + 2);
+        let mut entries = Vec::new();
+        for (line, colour) in self.drawn() {
+            let width = 40 + LEGEND.1 * line.name.chars().count() as i32;
+            if x > left && x + width > right {
+                (x, y) = (left, y + LEGEND.0);
+            }
+            entries.push((line, colour, (x, y)));
+            x += width;
+        }
+        let (head, rest) = area.split_vertically(y + LEGEND.0 / 2);
+        for (line, colour, (x, y)) in entries {
+            head.draw(&PathElement::new(
+                [(x, y), (x + 16, y)],
+                colour.stroke_width(3),
+            ))?;
+            head.draw(&Text::new(line.name.clone(), (x + 22, y - 7), font(14)))?;
+        }
+        Ok(rest)
+    }
+
+    /// Smallest and largest x that a logarithm has, widened by a tenth.
+    fn log_range(&self) -> Range<f64> {
+        let xs = || self.lines.iter().flat_map(|l| &l.points).map(|p| p.0);
+        let low = xs().filter(|x| *x > 0.0).fold(f64::MAX, f64::min);
+        let high = xs().fold(f64::MIN, f64::max);
+        if low > high {
+            return 1.0..2.0;
+        }
+        low / 1.1..high * 1.1
     }
 
     /// Smallest and largest value, widened a little so that no line lies on the frame.
@@ -162,6 +203,10 @@ impl Chart<'_> {
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 type DrawResult = std::result::Result<(), Box<dyn std::error::Error>>;
+
+fn font(size: u32) -> TextStyle<'static> {
+    ("sans-serif", size).into_font().color(&TEXT)
+}
 
 /// A number as short as a reader wants it: 4 significant digits, thousands as k, millions as M.
 pub fn number(x: f64) -> String {
