@@ -83,3 +83,46 @@ fn a_buffer_that_is_too_short_is_refused() {
     let tokenizer = CoreTokenizer::parse(&BOTH.section, 600).unwrap();
     assert!(tokenizer.encode(b"two words", &mut [0; 3]).is_err());
 }
+
+#[test]
+fn an_alphabet_in_a_blob_takes_a_byte_a_letter_and_encodes_as_in_training() {
+    let trained = Tokenizer::alphabet(&(b' '..=b'z').collect()).unwrap();
+    let section = vocabulary(&trained).section().unwrap();
+    assert_eq!(section.len(), 16 + 91);
+    let core = CoreTokenizer::parse(&section, 93).unwrap();
+    assert_eq!(core.tokens() as usize, trained.vocab_size());
+    let text = "A line\nof 日本.";
+    let mut ids = vec![0; text.len()];
+    let len = core.encode(text.as_bytes(), &mut ids).unwrap();
+    assert_eq!(ids[..len], trained.encode(text).unwrap());
+    let decoded = ids[..len].iter().flat_map(|id| core.decode(*id)).copied();
+    assert_eq!(decoded.collect::<Vec<u8>>(), trained.decode(&ids[..len]));
+    assert_eq!(core.decode(0), b"");
+    assert_eq!(core.decode(93), b"");
+}
+
+#[test]
+fn a_damaged_alphabet_is_refused_by_the_name_of_its_field() {
+    let trained = Tokenizer::alphabet(&(b'a'..=b'z').collect()).unwrap();
+    let section = vocabulary(&trained).section().unwrap();
+    let with = |at: usize, value: u8| {
+        let mut bytes = section.clone();
+        bytes[at] = value;
+        bytes
+    };
+    let refused = |bytes: &[u8]| CoreTokenizer::parse(bytes, 28).unwrap_err().to_string();
+    for (bytes, field) in [
+        (with(0, 27), "tokens"),
+        (with(4, 1), "merges"),
+        (with(8, 27), "length"),
+        (with(12, 2), "flags"),
+        (with(16, b'b'), "alphabet"),
+        (section[..41].to_vec(), "length"),
+    ] {
+        assert!(
+            refused(&bytes).contains(field),
+            "{field}: {}",
+            refused(&bytes)
+        );
+    }
+}

@@ -2,7 +2,8 @@
 //!
 //! Text is cut into pieces by [`next_piece`], which only knows ASCII classes; merges never cross a piece, and a
 //! piece has at most [`MAX_PIECE`] characters, so the time is linear in the text. `bitttt tokenizer` trains with
-//! the same cut. Layout in docs/FORMAT.md, section "Tokenizer".
+//! the same cut. A vocabulary of single bytes is an alphabet: no merges, and bytes outside it are one unknown token.
+//! Layout in docs/FORMAT.md, section "Tokenizer".
 
 use crate::format::BlobError;
 use crate::format::read::{slice_at, u16_at, u32_at};
@@ -20,13 +21,20 @@ pub mod field {
     pub const TOKENS: usize = 0;
     pub const MERGES: usize = 4;
     pub const TEXT_BYTES: usize = 8;
-    pub const RESERVED: usize = 12;
+    pub const FLAGS: usize = 12;
 }
+
+/// Flag: the section is an alphabet.
+pub const ALPHABET: u32 = 1;
+/// What the unknown token of an alphabet decodes to: U+FFFD.
+pub const UNKNOWN: &[u8] = "\u{FFFD}".as_bytes();
 
 /// Views of a tokenizer section. Ids are u16 up to 65,536 tokens, u32 above.
 #[derive(Clone, Copy, Debug)]
 pub struct Tokenizer<'a> {
     tokens: u32,
+    /// `text` holds the bytes of tokens 1, 2, … in ascending order, one each; there is nothing else.
+    alphabet: bool,
     width: usize,
     byte_ids: &'a [u8],
     merges: &'a [u8],
@@ -62,6 +70,11 @@ impl<'a> Tokenizer<'a> {
         if tokens == 0 || tokens > vocab_size {
             return Err(BlobError::Tokenizer("tokens"));
         }
+        match u32_at(section, field::FLAGS) {
+            0 => {}
+            ALPHABET => return Self::parse_alphabet(section, tokens),
+            _ => return Err(BlobError::Tokenizer("flags")),
+        }
         let width = if tokens <= 1 << 16 { 2 } else { 4 };
         let mut at = HEADER_BYTES as u64;
         let mut take = |bytes: u64, name| {
@@ -71,6 +84,7 @@ impl<'a> Tokenizer<'a> {
         };
         let tokenizer = Self {
             tokens,
+            alphabet: false,
             width,
             byte_ids: take(256 * width as u64, "byte ids")?,
             merges: take(
@@ -84,6 +98,35 @@ impl<'a> Tokenizer<'a> {
             return Err(BlobError::Tokenizer("length"));
         }
         Ok(tokenizer)
+    }
+
+    /// Separator, the bytes of the text, and where they are not all 256 the unknown token.
+    fn parse_alphabet(section: &'a [u8], tokens: u32) -> Result<Self, BlobError> {
+        let bytes = u32_at(section, field::TEXT_BYTES);
+        let (_, text) = section
+            .split_at_checked(HEADER_BYTES)
+            .ok_or(BlobError::Tokenizer("length"))?;
+        if text.len() as u64 != u64::from(bytes) {
+            return Err(BlobError::Tokenizer("length"));
+        }
+        if bytes == 0 || !text.is_sorted_by(|a, b| a < b) {
+            return Err(BlobError::Tokenizer("alphabet"));
+        }
+        if tokens != bytes + 1 + u32::from(bytes < 256) {
+            return Err(BlobError::Tokenizer("tokens"));
+        }
+        if u32_at(section, field::MERGES) != 0 {
+            return Err(BlobError::Tokenizer("merges"));
+        }
+        Ok(Self {
+            tokens,
+            alphabet: true,
+            width: 2,
+            byte_ids: &[],
+            merges: &[],
+            ends: &[],
+            text,
+        })
     }
 
     /// Number of tokens.
@@ -100,6 +143,14 @@ impl<'a> Tokenizer<'a> {
     pub fn decode(&self, token: u32) -> &'a [u8] {
         if token >= self.tokens {
             return &[];
+        }
+        if self.alphabet {
+            let at = (token as usize).wrapping_sub(1);
+            return match (self.text.get(at..at.saturating_add(1)), token) {
+                (Some(byte), _) => byte,
+                (None, 0) => &[],
+                (None, _) => UNKNOWN,
+            };
         }
         let end = u32_at(self.ends, token as usize * 4) as usize;
         let start = if token == 0 {
@@ -127,11 +178,19 @@ impl<'a> Tokenizer<'a> {
                 .ok_or(EncodeError::Buffer)?;
             room.iter_mut()
                 .zip(piece)
-                .for_each(|(id, &byte)| *id = self.id(self.byte_ids, usize::from(byte)));
+                .for_each(|(id, &byte)| *id = self.byte_id(byte));
             len += self.merge(room);
             rest = after;
         }
         Ok(len)
+    }
+
+    fn byte_id(&self, byte: u8) -> u32 {
+        if !self.alphabet {
+            return self.id(self.byte_ids, usize::from(byte));
+        }
+        let found = self.text.binary_search(&byte);
+        found.unwrap_or(self.text.len()) as u32 + 1
     }
 
     /// Applies merges in order of rank, leftmost first, until none applies; returns the new length.

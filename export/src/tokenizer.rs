@@ -1,9 +1,9 @@
 //! The tokenizer section.
 
 use crate::ExportError;
-use bitttt_core::tokenizer::HEADER_BYTES;
+use bitttt_core::tokenizer::{ALPHABET, HEADER_BYTES, UNKNOWN};
 
-/// A byte-level BPE as plain data.
+/// A byte-level BPE, or an alphabet of bytes, as plain data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vocabulary {
     /// Bytes of every token, by id; special tokens are empty.
@@ -24,11 +24,31 @@ impl Vocabulary {
         }
     }
 
+    /// The bytes of an alphabet: id 0 separates documents, ids from 1 on are ascending single bytes, and where they are
+    /// not all 256, one last id stands for all others. `None` for a vocabulary of another form.
+    fn alphabet(&self) -> Option<Vec<u8>> {
+        let (separator, rest) = self.tokens.split_first()?;
+        let (letters, unknown) = match rest.split_last()? {
+            (last, letters) if last == UNKNOWN => (letters, true),
+            _ => (rest, false),
+        };
+        let single = |token: &Vec<u8>| <[u8; 1]>::try_from(token.as_slice()).ok();
+        let bytes: Option<Vec<u8>> = letters.iter().map(|t| single(t).map(|[b]| b)).collect();
+        let bytes = bytes.filter(|b| !b.is_empty() && b.is_sorted_by(|a, b| a < b))?;
+        let plain = separator.is_empty() && self.merges.is_empty();
+        (plain && unknown == (bytes.len() < 256)).then_some(bytes)
+    }
+
     /// The section's bytes.
     ///
     /// # Errors
     /// [`ExportError::Tokenizer`] where a byte has no token or a merge's result is not in the vocabulary.
     pub fn section(&self) -> Result<Vec<u8>, ExportError> {
+        if let Some(alphabet) = self.alphabet() {
+            let numbers = [self.tokens.len() as u32, 0, alphabet.len() as u32, ALPHABET];
+            let header = numbers.into_iter().flat_map(u32::to_le_bytes);
+            return Ok(header.chain(alphabet).collect());
+        }
         let wide = self.tokens.len() > 1 << 16;
         let merges = self.sorted_merges()?;
         let text: Vec<u8> = self.tokens.concat();

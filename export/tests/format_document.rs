@@ -71,10 +71,7 @@ fn field_offsets_are_those_of_the_document() {
         "tensor",
         fields!(tensor: ROLE DTYPE LAYER ROWS COLS SCALE OFFSET),
     );
-    check_fields(
-        "tokenizer",
-        fields!(token: TOKENS MERGES TEXT_BYTES RESERVED),
-    );
+    check_fields("tokenizer", fields!(token: TOKENS MERGES TEXT_BYTES FLAGS));
     check_fields(
         "snapshot",
         fields!(snap: MAGIC VERSION MODEL WORDS POSITION DROPPED CRC),

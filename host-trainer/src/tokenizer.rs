@@ -1,17 +1,18 @@
-//! Byte-level BPE over pieces that a `no_std` core can cut by looking at bytes.
+//! Byte-level BPE over pieces that a `no_std` core can cut by looking at bytes, and alphabets of single bytes.
 //!
 //! Invariant: id 0 is [`SEPARATOR`], ids 1 to 256 are the bytes in order, id `257 + i` is the result
-//! of merge `i`. Without merges it is the built-in tokenizer `bytes`.
+//! of merge `i`. Without merges it is the built-in tokenizer `bytes`. An alphabet has ids for some bytes only, in
+//! order, then one for all others, [`UNKNOWN`].
 
 mod cache;
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Mutex;
 
 use anyhow::{Context as _, anyhow, bail, ensure};
-use bitttt_core::tokenizer::next_piece;
+use bitttt_core::tokenizer::{self as core_tokenizer, next_piece};
 use tokenizers::models::bpe::{BPE, BpeTrainer, Vocab};
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
@@ -26,6 +27,9 @@ use cache::Cache;
 
 /// The document separator, id 0.
 pub const SEPARATOR: &str = "<|endoftext|>";
+
+/// The last token of an alphabet that has not all bytes; it decodes to U+FFFD.
+pub const UNKNOWN: &str = "<|unknown|>";
 
 /// Ids of the separator and the bytes.
 pub const BASE_VOCAB: usize = 257;
@@ -45,6 +49,8 @@ type Hf = tokenizers::Tokenizer;
 
 /// Text to token ids and back.
 pub struct Tokenizer {
+    /// Id of every byte.
+    ids: [u32; 256],
     /// `None` without merges: the bytes need no library.
     bpe: Option<Box<Hf>>,
     merges: Vec<(u32, u32)>,
@@ -68,8 +74,36 @@ impl Tokenizer {
         let bytes = token_bytes(merges)?;
         let bpe = (!merges.is_empty()).then(|| library(merges, &bytes));
         Ok(Self {
+            ids: std::array::from_fn(|byte| byte as u32 + 1),
             bpe: bpe.transpose()?.map(Box::new),
             merges: merges.to_vec(),
+            bytes,
+            caches: Mutex::default(),
+        })
+    }
+
+    /// One token for each of these bytes, and one for all others if there are others.
+    ///
+    /// # Errors
+    /// When there is no byte at all.
+    pub fn alphabet(letters: &BTreeSet<u8>) -> anyhow::Result<Self> {
+        ensure!(
+            !letters.is_empty(),
+            "an alphabet needs a text with at least one byte"
+        );
+        let mut bytes = vec![Vec::new()];
+        bytes.extend(letters.iter().map(|b| vec![*b]));
+        let mut ids = [bytes.len() as u32; 256];
+        for (id, byte) in (1..).zip(letters) {
+            ids[usize::from(*byte)] = id;
+        }
+        if letters.len() < 256 {
+            bytes.push(core_tokenizer::UNKNOWN.to_vec());
+        }
+        Ok(Self {
+            ids,
+            bpe: None,
+            merges: Vec::new(),
             bytes,
             caches: Mutex::default(),
         })
@@ -132,10 +166,13 @@ impl Tokenizer {
 
     fn parse(text: &str) -> anyhow::Result<Self> {
         let json: serde_json::Value = serde_json::from_str(text)?;
-        let strings = read_merges(&json["model"])?;
-        let count = strings.len();
-        let merges = distinct(strings, count)?;
-        let tokenizer = Self::from_merges(&merges)?;
+        let tokenizer = if json["model"]["unk_token"] == UNKNOWN {
+            Self::alphabet(&read_letters(&json["model"])?)?
+        } else {
+            let strings = read_merges(&json["model"])?;
+            let count = strings.len();
+            Self::from_merges(&distinct(strings, count)?)?
+        };
         let wanted = tokenizer.to_json()?;
         for part in ["model", "pre_tokenizer"] {
             ensure!(json[part] == wanted[part], "its {part} has another form");
@@ -188,9 +225,14 @@ impl Tokenizer {
     /// When the library fails.
     pub fn encode(&self, text: &str) -> anyhow::Result<Vec<u32>> {
         match &self.bpe {
-            None => Ok(text.bytes().map(|b| u32::from(b) + 1).collect()),
+            None => Ok(self.encode_bytes(text.as_bytes())),
             Some(bpe) => self.encode_pieces(bpe, text),
         }
+    }
+
+    /// A token for each byte, without merges.
+    pub fn encode_bytes(&self, text: &[u8]) -> Vec<u32> {
+        text.iter().map(|b| self.ids[usize::from(*b)]).collect()
     }
 
     /// Merges never cross a piece: the library is asked about new ones only.
@@ -207,6 +249,15 @@ impl Tokenizer {
         Ok(out)
     }
 
+    /// Whether it is an alphabet without some bytes.
+    fn is_partial(&self) -> bool {
+        self.merges.is_empty()
+            && self
+                .bytes
+                .last()
+                .is_some_and(|b| b == core_tokenizer::UNKNOWN)
+    }
+
     /// Bytes of a sequence of tokens; separators are left out.
     pub fn decode(&self, ids: &[u32]) -> Vec<u8> {
         ids.iter()
@@ -214,10 +265,17 @@ impl Tokenizer {
             .collect()
     }
 
-    /// Identifies the tokenizer in token files: FNV-1a over the merges.
+    /// Identifies the tokenizer in token files: FNV-1a over the letters of an alphabet and over the merges.
     pub fn fingerprint(&self) -> u64 {
         let ids = self.merges.iter().flat_map(|(a, b)| [*a, *b]);
-        ids.flat_map(u32::to_le_bytes)
+        let letters = if self.is_partial() {
+            &self.bytes[1..]
+        } else {
+            &[]
+        };
+        let letters = letters.iter().flatten().copied();
+        letters
+            .chain(ids.flat_map(u32::to_le_bytes))
             .fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
                 (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
             })
@@ -242,6 +300,20 @@ fn token_bytes(merges: &[(u32, u32)]) -> anyhow::Result<Vec<Vec<u8>>> {
         bytes.push(joined);
     }
     Ok(bytes)
+}
+
+/// Letters of a serialised alphabet.
+fn read_letters(model: &serde_json::Value) -> anyhow::Result<BTreeSet<u8>> {
+    let vocab = model["vocab"].as_object().context("it has no vocabulary")?;
+    let byte_of: HashMap<String, u8> = byte_chars()
+        .map(String::from)
+        .into_iter()
+        .zip(0..=255)
+        .collect();
+    Ok(vocab
+        .keys()
+        .filter_map(|key| byte_of.get(key).copied())
+        .collect())
 }
 
 /// The first `count` merges that make new bytes, as ids.
@@ -284,18 +356,17 @@ fn read_merges(model: &serde_json::Value) -> anyhow::Result<Vec<(Vec<u8>, Vec<u8
 }
 
 /// GPT-2's printable character for every byte.
-fn byte_chars() -> Vec<char> {
+fn byte_chars() -> [char; 256] {
     let printable = |b: u8| matches!(b, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
     let mut next = 256;
-    (0..=255u8)
-        .map(|b| {
-            if printable(b) {
-                return char::from(b);
-            }
-            next += 1;
-            char::from_u32(next - 1).expect("below 512")
-        })
-        .collect()
+    std::array::from_fn(|b| {
+        let b = b as u8;
+        if printable(b) {
+            return char::from(b);
+        }
+        next += 1;
+        char::from_u32(next - 1).expect("below 512")
+    })
 }
 
 fn pieces() -> anyhow::Result<PreTokenizerWrapper> {
@@ -317,17 +388,24 @@ fn library_encode(bpe: &Hf, text: &str) -> anyhow::Result<Vec<u32>> {
 /// The same tokenizer for the crate `tokenizers`.
 fn library(merges: &[(u32, u32)], bytes: &[Vec<u8>]) -> anyhow::Result<Hf> {
     let chars = byte_chars();
-    let name = |id: usize| -> String { bytes[id].iter().map(|b| chars[*b as usize]).collect() };
+    let name = |id: usize| -> String {
+        match bytes[id].as_slice() {
+            core_tokenizer::UNKNOWN if merges.is_empty() => UNKNOWN.to_owned(),
+            bytes => bytes.iter().map(|b| chars[*b as usize]).collect(),
+        }
+    };
     let mut vocab: Vocab = (1..bytes.len()).map(|id| (name(id), id as u32)).collect();
     vocab.insert(SEPARATOR.to_owned(), 0);
+    let unknown = vocab.contains_key(UNKNOWN);
     let pairs = merges
         .iter()
         .map(|(a, b)| (name(*a as usize), name(*b as usize)))
         .collect();
-    let model = BPE::builder()
-        .vocab_and_merges(vocab, pairs)
-        .build()
-        .map_err(|e| anyhow!("{e}"))?;
+    let mut model = BPE::builder().vocab_and_merges(vocab, pairs);
+    if unknown {
+        model = model.unk_token(UNKNOWN.to_owned());
+    }
+    let model = model.build().map_err(|e| anyhow!("{e}"))?;
     let mut tokenizer = Hf::new(model);
     tokenizer
         .with_pre_tokenizer(Some(pieces()?))

@@ -21,4 +21,4 @@ pub use tensor::{DType, Entry};
 /// Newest major version that this build reads.
 pub const MAJOR: u16 = 1;
 /// Newest minor version that this build knows; newer ones load too.
-pub const MINOR: u16 = 1;
+pub const MINOR: u16 = 2;

@@ -1,5 +1,6 @@
-//! `bitttt tokenizer`: trains a byte-level BPE.
+//! `bitttt tokenizer`: trains a byte-level BPE, or collects an alphabet.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
@@ -9,10 +10,11 @@ use crate::data::{open_text, text};
 use crate::output::Output;
 use crate::tokenizer::{SEPARATOR, Tokenizer};
 
-/// Trains a byte-level BPE tokenizer on text files
+/// Trains a byte-level BPE tokenizer on text files, or collects their alphabet
 #[derive(clap::Args)]
 #[command(
-    after_help = "Example:\n  bitttt tokenizer --data corpus.txt --vocab-size 1024 --out tokenizer.json"
+    after_help = "Examples:\n  bitttt tokenizer --data corpus.txt --vocab-size 1024 --out tokenizer.json\n  \
+bitttt tokenizer --data corpus.txt --alphabet --out letters.json"
 )]
 pub struct Args {
     /// Text files
@@ -21,6 +23,9 @@ pub struct Args {
     /// Number of tokens, at least 257 (the bytes and the document separator)
     #[arg(long, value_name = "N", default_value_t = 4096)]
     pub vocab_size: usize,
+    /// One token for each byte that occurs and one for all others: the smallest embedding for a microcontroller
+    #[arg(long, conflicts_with = "vocab_size")]
+    pub alphabet: bool,
     /// File to write
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
@@ -42,21 +47,16 @@ struct Report {
 /// # Errors
 /// When a file is missing, empty, not UTF-8, or the vocabulary is too small.
 pub fn run(args: &Args, output: &Output) -> anyhow::Result<()> {
-    let mut texts = Vec::new();
-    for path in &args.data {
-        text::stream(open_text(path)?, args.lossy, &mut |chunk, _| {
-            texts.extend(chunk.split(SEPARATOR).map(str::to_owned));
-            Ok(())
-        })
-        .with_context(|| path.display().to_string())?;
-    }
-    let tokenizer = Tokenizer::train(texts.iter().map(String::as_str), args.vocab_size)?;
+    let tokenizer = if args.alphabet {
+        alphabet(args)?
+    } else {
+        train(args)?
+    };
     tokenizer.save(&args.out)?;
     output.say(format_args!(
-        "{}: {} tokens ({} asked), {} merges",
+        "{}: {} tokens, {} merges",
         args.out.display(),
         tokenizer.vocab_size(),
-        args.vocab_size,
         tokenizer.merges().len()
     ));
     output.result(&Report {
@@ -65,4 +65,28 @@ pub fn run(args: &Args, output: &Output) -> anyhow::Result<()> {
         merges: tokenizer.merges().len(),
         fingerprint: format!("{:016x}", tokenizer.fingerprint()),
     })
+}
+
+fn train(args: &Args) -> anyhow::Result<Tokenizer> {
+    let mut texts = Vec::new();
+    read(args, &mut |text| texts.push(text.to_owned()))?;
+    Tokenizer::train(texts.iter().map(String::as_str), args.vocab_size)
+}
+
+fn alphabet(args: &Args) -> anyhow::Result<Tokenizer> {
+    let mut letters = BTreeSet::new();
+    read(args, &mut |text| letters.extend(text.bytes()))?;
+    Tokenizer::alphabet(&letters)
+}
+
+/// Calls `f` with the texts between separators, which may come in parts.
+fn read(args: &Args, f: &mut dyn FnMut(&str)) -> anyhow::Result<()> {
+    for path in &args.data {
+        text::stream(open_text(path)?, args.lossy, &mut |chunk, _| {
+            chunk.split(SEPARATOR).for_each(&mut *f);
+            Ok(())
+        })
+        .with_context(|| path.display().to_string())?;
+    }
+    Ok(())
 }

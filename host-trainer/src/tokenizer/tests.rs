@@ -59,6 +59,43 @@ fn the_byte_tokenizer_survives_a_save_too() {
     );
 }
 
+fn letters(text: &str) -> Tokenizer {
+    Tokenizer::alphabet(&text.bytes().collect()).unwrap()
+}
+
+#[test]
+fn an_alphabet_numbers_its_bytes_in_order_and_has_one_token_for_all_others() {
+    let tokenizer = letters("cabbage");
+    assert_eq!(tokenizer.vocab_size(), 1 + 5 + 1);
+    assert_eq!(tokenizer.encode("abz\n").unwrap(), [1, 2, 6, 6]);
+    assert_eq!(tokenizer.decode(&[3, 6, 0, 5]), "c\u{FFFD}g".as_bytes());
+}
+
+#[test]
+fn an_alphabet_of_all_bytes_is_the_byte_tokenizer() {
+    let all = Tokenizer::alphabet(&(0..=255).collect()).unwrap();
+    assert_eq!(all.vocab_size(), Tokenizer::bytes().vocab_size());
+    assert_eq!(all.fingerprint(), Tokenizer::bytes().fingerprint());
+}
+
+#[test]
+fn a_saved_alphabet_is_the_same_and_differs_from_every_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("letters.json");
+    let all_but_one = Tokenizer::alphabet(&(1..=255).collect()).unwrap();
+    for tokenizer in [letters(TEXT), all_but_one] {
+        tokenizer.save(&path).unwrap();
+        let again = Tokenizer::load(&path).unwrap();
+        assert_eq!(
+            again.encode("Ada \0é").unwrap(),
+            tokenizer.encode("Ada \0é").unwrap()
+        );
+        assert_eq!(again.fingerprint(), tokenizer.fingerprint());
+        assert_ne!(again.fingerprint(), Tokenizer::bytes().fingerprint());
+    }
+    assert_ne!(letters("ab").fingerprint(), letters("ac").fingerprint());
+}
+
 #[test]
 fn a_foreign_tokenizer_file_is_refused() {
     let dir = tempfile::tempdir().unwrap();
