@@ -112,7 +112,7 @@ impl Chat<'_, '_> {
     /// The model goes on after the user's line until a line or the document ends.
     fn answer(&mut self, line: &str, out: &Output) -> Result<()> {
         let document = self.session.model().config().document_token;
-        let mut prompt = encode(&self.tokenizer, line);
+        let mut prompt = encode(&self.tokenizer, line.as_bytes());
         if self.session.position() == 0 {
             prompt.insert(0, document);
         }

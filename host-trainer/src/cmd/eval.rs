@@ -3,12 +3,13 @@
 use super::machine::MachineArgs;
 use super::trained::Trained;
 use crate::engine::blob::Blob;
-use crate::engine::evaluate::{Document, Score, documents, evaluate, read_recall};
+use crate::engine::evaluate::{Document, Score, documents, evaluate, read_recall, skip, split};
 use crate::engine::text;
 use crate::output::Output;
 use crate::plot;
 use anyhow::{Context as _, Result, ensure};
 use bitttt_core::{Learning, Model, Tokenizer};
+use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -39,6 +40,12 @@ pub struct Args {
     /// Start afresh every N tokens instead of once a document
     #[arg(long, value_name = "N")]
     pub context: Option<usize>,
+    /// Take every N bytes as a document, separators among them, instead of cutting at separators
+    #[arg(long, value_name = "N", conflicts_with_all = ["lossy", "context"])]
+    pub split_bytes: Option<NonZeroUsize>,
+    /// Read the first N tokens of every document, but leave them out of the figures
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub skip: usize,
     /// Draw loss by position (SVG)
     #[arg(long, value_name = "FILE")]
     pub plot: Option<PathBuf>,
@@ -118,13 +125,20 @@ fn report(args: &Args, mut score: impl FnMut(Learning) -> Result<Score>) -> Resu
 
 /// The documents asked for.
 fn read(args: &Args, tokenizer: &Tokenizer<'_>) -> Result<Vec<Document>> {
-    let text = text::read(&args.data, args.lossy)?;
-    let recall = if args.lossy {
-        Vec::new()
-    } else {
-        read_recall(&args.data)?
+    let all = match args.split_bytes {
+        Some(bytes) => split(tokenizer, &text::read_bytes(&args.data)?, bytes),
+        None => {
+            let text = text::read(&args.data, args.lossy)?;
+            let recall = match args.lossy {
+                true => Vec::new(),
+                false => read_recall(&args.data)?,
+            };
+            documents(tokenizer, &text, &recall)
+        }
     };
-    Ok(tail(documents(tokenizer, &text, &recall), args.tail))
+    let mut chosen = tail(all, args.tail);
+    skip(&mut chosen, args.skip, tokenizer);
+    Ok(chosen)
 }
 
 /// The last documents; of a single document its last tokens.
@@ -149,6 +163,7 @@ fn tail(documents: Vec<Document>, share: f64) -> Vec<Document> {
                 bytes,
                 recall: recall.collect(),
                 ends: one.ends,
+                skip: one.skip,
             }]
         }
         [] => documents,

@@ -229,7 +229,7 @@ fn from_checkpoint(args: &Args, out: &Output) -> Result<()> {
     let document = model.config().document_token;
     let tokenizer = model.tokenizer();
     let tokenizer = tokenizer.context("the checkpoint has no tokenizer")?;
-    let mut prompt = encode(&tokenizer, &args.prompt);
+    let mut prompt = encode(&tokenizer, args.prompt.as_bytes());
     prompt.insert(0, document);
     let mut shown = Shown::new(out, &args.prompt)?;
     let stop = (!args.ignore_end).then_some(document);
@@ -255,7 +255,7 @@ fn from_blob(args: &Args, path: &Path, out: &Output) -> Result<()> {
     let mut session = machine.session(model, batch, &mut memory)?;
     args.state.prepare(&mut session)?;
     let document = model.config().document_token;
-    let mut prompt = encode(&tokenizer, &args.prompt);
+    let mut prompt = encode(&tokenizer, args.prompt.as_bytes());
     if session.position() == 0 {
         prompt.insert(0, document);
     }

@@ -1,5 +1,6 @@
 //! `bitttt prepare`: text to a token file that training maps instead of reading.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -7,7 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use crate::data::store::Builder;
-use crate::data::{open_text, read_into};
+use crate::data::{open_text, read_into, split_into};
 use crate::output::Output;
 use crate::tokenizer::Tokenizer;
 
@@ -29,6 +30,9 @@ pub struct Args {
     /// Replace bytes that are not UTF-8 instead of refusing them
     #[arg(long)]
     pub lossy: bool,
+    /// Make a document of every N bytes, separators among them, instead of cutting at separators
+    #[arg(long, value_name = "N", conflicts_with = "lossy")]
+    pub split_bytes: Option<NonZeroUsize>,
 }
 
 #[derive(Serialize)]
@@ -59,9 +63,11 @@ pub fn run(args: &Args, output: &Output) -> anyhow::Result<()> {
     let mut builder = Builder::to_file(&args.out, tokenizer.vocab_size())?;
     let mut before = 0;
     for path in &args.data {
-        read_into(path, &tokenizer, args.lossy, &mut builder, &mut |end| {
-            bar.set_position(before + end);
-        })?;
+        let progress = &mut |end| bar.set_position(before + end);
+        match args.split_bytes {
+            Some(n) => split_into(path, &tokenizer, n, &mut builder, progress)?,
+            None => read_into(path, &tokenizer, args.lossy, &mut builder, progress)?,
+        }
         before += path.metadata()?.len();
     }
     let (tokens, documents) = (builder.tokens(), builder.documents());

@@ -174,7 +174,7 @@ fn adapt(blob: &Blob, dir: &Path, out: &Output) -> Result<(Score, Score)> {
 /// must give the same tokens and the same learned state.
 fn every_road(blob: &Blob, out: &Output) -> Result<Value> {
     let tokenizer = blob.tokenizer()?;
-    let mut prompt = encode(&tokenizer, PROMPT);
+    let mut prompt = encode(&tokenizer, PROMPT.as_bytes());
     prompt.insert(0, blob.model().config().document_token);
     let mut roads: Vec<Road> = Vec::new();
     for backend in Backend::all() {

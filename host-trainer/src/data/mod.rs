@@ -6,6 +6,8 @@ pub mod source;
 pub mod store;
 pub mod text;
 
+use std::io::{BufReader, Read as _};
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::mpsc::sync_channel;
 
@@ -81,6 +83,42 @@ pub fn read_into(
     })
     .with_context(|| path.display().to_string())?;
     builder.end_document()
+}
+
+/// Makes a document of every `bytes` bytes of a file, whatever they are; the last one may be shorter. `progress` is told the
+/// bytes read so far.
+///
+/// # Errors
+/// When the file is missing or empty, or a token of `tokenizer` is more than one byte.
+pub fn split_into(
+    path: &Path,
+    tokenizer: &Tokenizer,
+    bytes: NonZeroUsize,
+    builder: &mut Builder,
+    progress: &mut dyn FnMut(u64),
+) -> anyhow::Result<()> {
+    ensure!(
+        tokenizer.merges().is_empty(),
+        "documents of a number of bytes need a tokenizer of single bytes; pass --tokenizer bytes, or an alphabet"
+    );
+    let mut file = BufReader::new(open_text(path)?);
+    let mut document = Vec::new();
+    let mut read = 0;
+    loop {
+        document.clear();
+        let limit = bytes.get() as u64;
+        (&mut file)
+            .take(limit)
+            .read_to_end(&mut document)
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        if document.is_empty() {
+            return Ok(());
+        }
+        read += document.len() as u64;
+        builder.push(&tokenizer.encode_bytes(&document))?;
+        builder.end_document()?;
+        progress(read);
+    }
 }
 
 /// Opens a text file that is there and not empty.

@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use bitttt_core::sampler::argmax;
 use bitttt_core::{Batch, Learning, Model, Parallel, Session, Tokenizer};
 use serde::{Deserialize, Serialize};
+use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -22,6 +23,8 @@ pub struct Document {
     pub bytes: usize,
     /// Whether a separator follows, which then is a target too.
     pub ends: bool,
+    /// First tokens that are read but not counted, nor are their bytes.
+    pub skip: usize,
     /// Token ranges of recall values.
     pub recall: Vec<Range<usize>>,
 }
@@ -125,7 +128,7 @@ fn document(
     recall: &[Range<usize>],
     ends: bool,
 ) -> Document {
-    let tokens = encode(tokenizer, text);
+    let tokens = encode(tokenizer, text.as_bytes());
     let ends_at = tokens.iter().scan(0, |at, &token| {
         *at += tokenizer.decode(token).len();
         Some(*at)
@@ -140,15 +143,38 @@ fn document(
         tokens,
         bytes: text.len(),
         ends,
+        skip: 0,
         recall,
+    }
+}
+
+/// Makes a document of every `bytes` bytes; the last one may be shorter.
+pub fn split(tokenizer: &Tokenizer<'_>, text: &[u8], bytes: NonZeroUsize) -> Vec<Document> {
+    let document = |text: &[u8]| Document {
+        tokens: encode(tokenizer, text),
+        bytes: text.len(),
+        ends: false,
+        skip: 0,
+        recall: Vec::new(),
+    };
+    text.chunks(bytes.get()).map(document).collect()
+}
+
+/// Leaves the first `count` tokens of every document out of the figures.
+pub fn skip(documents: &mut [Document], count: usize, tokenizer: &Tokenizer<'_>) {
+    for document in documents {
+        let skipped = &document.tokens[..count.min(document.tokens.len())];
+        let bytes = skipped.iter().map(|token| tokenizer.decode(*token).len());
+        document.bytes -= bytes.sum::<usize>().min(document.bytes);
+        document.skip = count;
     }
 }
 
 /// Sums over one document, in its order.
 #[derive(Clone, Debug, Default)]
 struct Sums {
-    /// Losses of each piece, by place.
-    pieces: Vec<Vec<f32>>,
+    /// Losses of each piece that count, and the place of the first.
+    pieces: Vec<(usize, Vec<f32>)>,
     recalled: usize,
     asked: usize,
     dropped: u64,
@@ -228,18 +254,17 @@ fn read_session(session: &mut Session<'_, '_>, inputs: &[u32], targets: &[u32]) 
 }
 
 fn score(documents: &[Document], sums: &[Sums]) -> Result<Score> {
-    let tokens: usize = sums.iter().flat_map(|s| &s.pieces).map(Vec::len).sum();
+    let pieces = || sums.iter().flat_map(|s| &s.pieces);
+    let tokens: usize = pieces().map(|(_, losses)| losses.len()).sum();
     ensure!(
         tokens > 0,
         "there is no text to evaluate; give a file with at least one document"
     );
     let mut by_position = ByPosition::default();
-    let pieces = sums.iter().flat_map(|s| &s.pieces);
-    pieces.for_each(|losses| by_position.add(losses));
+    pieces().for_each(|(first, losses)| by_position.add(*first, losses));
     let bytes: usize = documents.iter().map(|d| d.bytes).sum();
-    let total: f64 = sums
-        .iter()
-        .flat_map(|s| s.pieces.iter().flatten())
+    let total: f64 = pieces()
+        .flat_map(|(_, losses)| losses)
         .map(|&l| f64::from(l))
         .sum();
     let (recalled, asked) = sums
@@ -308,9 +333,10 @@ fn run_document(
             .copied()
             .chain((last && document.ends).then_some(end))
             .collect();
-        let found = read(&inputs[..targets.len()], &targets)?;
+        let mut found = read(&inputs[..targets.len()], &targets)?;
         hits[p * piece..][..targets.len()].copy_from_slice(&found.hits);
-        sums.pieces.push(found.losses);
+        let skip = document.skip.saturating_sub(p * piece).min(targets.len());
+        sums.pieces.push((skip, found.losses.split_off(skip)));
         sums.dropped += found.dropped;
     }
     sums.asked = document.recall.len();
@@ -340,14 +366,18 @@ pub struct ByPosition {
 impl ByPosition {
     const FIRST: usize = 16;
 
-    /// Counts the losses of one document, or of a piece that was read from a fresh start.
-    pub fn add(&mut self, losses: &[f32]) {
-        self.longest = self.longest.max(losses.len());
+    /// Counts the losses of one document, or of a piece that was read from a fresh start, from place `first` on.
+    pub fn add(&mut self, first: usize, losses: &[f32]) {
+        let end = first + losses.len();
+        self.longest = self.longest.max(end);
         let (mut from, mut to) = (0, Self::FIRST);
         for bucket in 0.. {
-            let Some(inside) = losses.get(from..to.min(losses.len())) else {
+            if from > end {
                 return;
-            };
+            }
+            let inside = from.max(first)..to.min(end).max(first);
+            let inside = inside.start.min(inside.end) - first..inside.end - first;
+            let inside = &losses[inside];
             if bucket == self.sums.len() {
                 self.sums.push((0.0, 0));
             }
@@ -421,15 +451,36 @@ mod tests {
     #[test]
     fn buckets_double_and_end_with_the_longest_text() {
         let mut by_position = ByPosition::default();
-        by_position.add(&[vec![2.0; 16], vec![1.0; 4]].concat());
-        by_position.add(&[4.0; 16]);
-        by_position.add(&[]);
+        by_position.add(0, &[vec![2.0; 16], vec![1.0; 4]].concat());
+        by_position.add(0, &[4.0; 16]);
+        by_position.add(0, &[]);
         let buckets: Vec<_> = by_position.buckets();
         let plain: Vec<_> = buckets
             .iter()
             .map(|b| (b.from, b.to, b.loss, b.tokens))
             .collect();
         assert_eq!(plain, [(0, 16, 3.0, 32), (16, 20, 1.0, 4)]);
+    }
+
+    #[test]
+    fn skipped_tokens_are_read_but_not_counted() {
+        let bytes = model_bytes();
+        let model = Model::from_bytes(bytes.bytes()).unwrap();
+        let tokenizer = model.tokenizer().unwrap();
+        let machine = Machine::new(bitttt_core::Backend::detect(), 1).unwrap();
+        let score = |d: &[Document]| evaluate(&machine, &model, d, Learning::On, None).unwrap();
+        let text: Vec<u8> = (0..100).collect();
+        let mut documents = split(&tokenizer, &text, NonZeroUsize::new(40).unwrap());
+        let all = score(&documents);
+        assert_eq!((documents.len(), all.tokens, all.bytes), (3, 100, 100));
+        skip(&mut documents, 17, &tokenizer);
+        let late = score(&documents);
+        assert_eq!((late.tokens, late.bytes), (23 + 23 + 3, 23 + 23 + 3));
+        assert_eq!(
+            (late.by_position[0].from, late.by_position[0].tokens),
+            (16, 15 + 15 + 3)
+        );
+        assert_eq!(late.by_position[1], all.by_position[2]);
     }
 
     #[test]

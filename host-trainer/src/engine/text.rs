@@ -3,13 +3,14 @@
 use crate::data::{open_text, text};
 use anyhow::{Context as _, Result};
 use bitttt_core::Tokenizer;
+use std::io::Read as _;
 use std::path::Path;
 
 /// Encodes with the model's own tokenizer.
-pub fn encode(tokenizer: &Tokenizer<'_>, text: &str) -> Vec<u32> {
+pub fn encode(tokenizer: &Tokenizer<'_>, text: &[u8]) -> Vec<u32> {
     let mut ids = vec![0; text.len()];
     let len = tokenizer
-        .encode(text.as_bytes(), &mut ids)
+        .encode(text, &mut ids)
         .expect("one place a byte is enough");
     ids.truncate(len);
     ids
@@ -26,6 +27,18 @@ pub fn read(path: &Path, lossy: bool) -> Result<String> {
         Ok(())
     })
     .with_context(|| path.display().to_string())?;
+    Ok(all)
+}
+
+/// Reads a file of any bytes.
+///
+/// # Errors
+/// A missing or empty file.
+pub fn read_bytes(path: &Path) -> Result<Vec<u8>> {
+    let mut all = Vec::new();
+    open_text(path)?
+        .read_to_end(&mut all)
+        .with_context(|| format!("cannot read {}", path.display()))?;
     Ok(all)
 }
 

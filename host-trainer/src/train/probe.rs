@@ -122,7 +122,7 @@ impl Subject<'_> {
                 .zip(&lengths)
             {
                 sum += row.iter().map(|l| f64::from(*l)).sum::<f64>();
-                by_position.add(&row[..*length]);
+                by_position.add(0, &row[..*length]);
             }
             counted += batch.counted();
             // It costs a forward pass of its own, and the rows of one are enough for a mean.
