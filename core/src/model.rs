@@ -77,6 +77,14 @@ impl<'a> Floats<'a> {
         }
     }
 
+    /// Number of elements.
+    pub(crate) fn len(self) -> usize {
+        match self {
+            Self::F16(all) => all.len(),
+            Self::F32(all) => all.len(),
+        }
+    }
+
     /// Copies into `to`, widening exactly.
     #[inline(always)]
     pub fn copy_to(self, to: &mut [f32]) {
@@ -98,7 +106,7 @@ pub(crate) struct Projections<'a> {
     pub value: Matrix<'a>,
     pub output: Matrix<'a>,
     pub gate: Option<Matrix<'a>>,
-    pub out_norm: Option<&'a [f32]>,
+    pub out_norm: Option<Floats<'a>>,
 }
 
 /// Views of what a TTT-Linear or TTT-MLP mixer learns by.
@@ -137,7 +145,7 @@ pub(crate) enum MixerTensors<'a> {
 pub(crate) struct Ffn<'a> {
     pub gate: Matrix<'a>,
     pub up: Matrix<'a>,
-    pub sub_norm: Option<&'a [f32]>,
+    pub sub_norm: Option<Floats<'a>>,
     pub down: Matrix<'a>,
 }
 
@@ -145,10 +153,10 @@ pub(crate) struct Ffn<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Block<'a> {
     pub record: LayerConfig,
-    pub mixer_norm: &'a [f32],
-    pub conv: Option<&'a [f32]>,
+    pub mixer_norm: Floats<'a>,
+    pub conv: Option<Floats<'a>>,
     pub mixer: MixerTensors<'a>,
-    pub ffn_norm: &'a [f32],
+    pub ffn_norm: Floats<'a>,
     pub ffn: Ffn<'a>,
 }
 
@@ -310,8 +318,8 @@ impl<'a> Model<'a> {
         self.matrix(self.entry(u32::from(!self.config.tied)))
     }
 
-    pub(crate) fn norm(&self) -> &'a [f32] {
-        cast(self.data(&self.entry(1 + u32::from(!self.config.tied))))
+    pub(crate) fn norm(&self) -> Floats<'a> {
+        self.floats(self.entry(1 + u32::from(!self.config.tied)))
     }
 
     /// Views of block `layer`.
@@ -323,8 +331,8 @@ impl<'a> Model<'a> {
         };
         Some(Block {
             record,
-            mixer_norm: of.vector(Role::MixerNorm)?,
-            conv: of.vector(Role::Conv),
+            mixer_norm: of.floats(Role::MixerNorm)?,
+            conv: of.floats(Role::Conv),
             mixer: match record.mixer {
                 Mixer::TttLinear | Mixer::TttMlp => MixerTensors::Ttt(of.projections()?, of.ttt()?),
                 Mixer::TttLite => MixerTensors::TttLite(TttLite {
@@ -334,11 +342,11 @@ impl<'a> Model<'a> {
                 }),
                 Mixer::Attention => MixerTensors::Attention(of.projections()?),
             },
-            ffn_norm: of.vector(Role::FfnNorm)?,
+            ffn_norm: of.floats(Role::FfnNorm)?,
             ffn: Ffn {
                 gate: of.matrix(Role::FfnGate)?,
                 up: of.matrix(Role::FfnUp)?,
-                sub_norm: of.vector(Role::FfnSubNorm),
+                sub_norm: of.floats(Role::FfnSubNorm),
                 down: of.matrix(Role::FfnDown)?,
             },
         })
@@ -381,7 +389,7 @@ impl<'a> Tensors<'_, 'a> {
             value: self.matrix(Role::Value)?,
             output: self.matrix(Role::Output)?,
             gate: self.matrix(Role::Gate),
-            out_norm: self.vector(Role::OutNorm),
+            out_norm: self.floats(Role::OutNorm),
         })
     }
 

@@ -4,7 +4,7 @@ use crate::format::Config;
 use crate::kernel::parallel::split_tokens;
 use crate::kernel::{Backend, Parallel, Quantised, lanes};
 use crate::memory::{Batch, MemoryPlan, padded};
-use crate::model::Matrix;
+use crate::model::{Floats, Matrix};
 
 /// What a pass over `n` tokens needs to know.
 pub(crate) struct Pass<'a> {
@@ -38,7 +38,7 @@ impl Pass<'_> {
     }
 
     /// RMSNorm of each row of `x [n, width]`.
-    pub fn rms_norm(&self, x: &mut [f32], gain: &[f32]) {
+    pub fn rms_norm(&self, x: &mut [f32], gain: Floats<'_>) {
         let width = gain.len();
         split_tokens(self.parallel, self.tokens, [(x, width)], &|_, [x]| {
             for row in x.chunks_exact_mut(width.max(1)) {
@@ -48,7 +48,7 @@ impl Pass<'_> {
     }
 
     /// `x = RMSNorm(h)` for rows of `h [n, D]`.
-    pub fn normed(&self, h: &[f32], x: &mut [f32], gain: &[f32]) {
+    pub fn normed(&self, h: &[f32], x: &mut [f32], gain: Floats<'_>) {
         lanes::copy(x, h);
         self.rms_norm(x, gain);
     }

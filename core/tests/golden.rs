@@ -142,27 +142,27 @@ fn the_demo_comes_to_the_same_everywhere() {
 
 #[test]
 fn a_model_in_t2_comes_to_the_same_everywhere() {
-    check_random(DType::T2, [0x274ea128, 0xec191ae3, 0x0a5c4090, 0x3cc5a878]);
+    check_random(DType::T2, [0xa9c750b7, 0xec191ae3, 0x0a5c4090, 0x3cc5a878]);
 }
 
 #[test]
 fn a_model_in_t5_comes_to_the_same_everywhere() {
-    check_random(DType::T5, [0x2784f45e, 0xec191ae3, 0x0a5c4090, 0x3cc5a878]);
+    check_random(DType::T5, [0x5060ec56, 0xec191ae3, 0x0a5c4090, 0x3cc5a878]);
 }
 
 #[test]
 fn a_model_in_int8_comes_to_the_same_everywhere() {
-    check_random(DType::I8, [0x9d70049c, 0x1f55f587, 0xdafa0095, 0xd1d0a70d]);
+    check_random(DType::I8, [0xfb3a7f75, 0x1f55f587, 0xdafa0095, 0xd1d0a70d]);
 }
 
 #[test]
 fn a_model_in_f16_comes_to_the_same_everywhere() {
-    check_random(DType::F16, [0x610889bf, 0x35871c46, 0xc64cdf9a, 0x6ee23c43]);
+    check_random(DType::F16, [0x50b25e94, 0x35871c46, 0xc64cdf9a, 0x6ee23c43]);
 }
 
 #[test]
 fn a_model_in_f32_comes_to_the_same_everywhere() {
-    check_random(DType::F32, [0x611f1c6f, 0x35871c46, 0x0cdc46f8, 0x58f28f40]);
+    check_random(DType::F32, [0xe5d72c2c, 0x35871c46, 0x0cdc46f8, 0x58f28f40]);
 }
 
 /// Two tiles of keys; a ring that wraps; groups of one and two query heads.
@@ -191,7 +191,7 @@ fn a_model_of_all_mixers_comes_to_the_same_everywhere() {
     check(
         AlignedCopy::of(&bytes).bytes(),
         "The same bits everywhere.",
-        [0x675ff78e, 0x8a6d5727, 0x212aaea8, 0x7e0235b1],
+        [0xbd219ab4, 0x8a6d5727, 0x212aaea8, 0x7e0235b1],
     );
 }
 

@@ -4,8 +4,8 @@ mod common;
 
 use bitttt_core::format::{Activation, Config, DType, LayerConfig};
 use bitttt_core::{Backend, Batch, Learning, Model, Session, SessionError, SnapshotError};
-use bitttt_export::AlignedCopy;
-use bitttt_export::random::{FULL_LAYER, small_config};
+use bitttt_export::random::{FULL_LAYER, blueprint, small_config};
+use bitttt_export::{AlignedCopy, TensorData};
 use common::{ATTENTION, Threads, config, dtypes, memory, stack, tokens};
 use proptest::prelude::*;
 
@@ -77,6 +77,26 @@ proptest! {
         let (a, b) = (Model::from_bytes(a.bytes()).unwrap(), Model::from_bytes(b.bytes()).unwrap());
         let tokens = tokens(20, seed);
         prop_assert_eq!(run(&a, 4, Backend::detect(), 1, &tokens), run(&b, 4, Backend::detect(), 1, &tokens));
+    }
+
+    #[test]
+    fn gains_and_taps_stored_as_halves_give_the_bits_of_the_same_values_as_floats(layers in stack(), seed in any::<u64>()) {
+        let mut halves = blueprint(&config(), &layers, DType::T2, seed);
+        let mut floats = halves.clone();
+        for (place, data) in &mut halves.tensors {
+            if let TensorData::F32(values) = data && place.1.allows(DType::F16) {
+                let rounded = values.iter().map(|x| half::f16::from_f32(*x).to_f32()).collect();
+                floats.tensors.insert(*place, TensorData::F32(rounded));
+                *data = TensorData::F16(std::mem::take(values));
+            }
+        }
+        let [halves, floats] = [halves, floats].map(|b| AlignedCopy::of(&b.to_bytes().unwrap()));
+        prop_assert!(halves.bytes().len() < floats.bytes().len());
+        let [halves, floats] = [&halves, &floats].map(|b| Model::from_bytes(b.bytes()).unwrap());
+        let tokens = tokens(20, seed);
+        for backend in Backend::all() {
+            prop_assert_eq!(run(&halves, 4, backend, 1, &tokens), run(&floats, 4, backend, 1, &tokens));
+        }
     }
 
     #[test]

@@ -143,9 +143,17 @@ impl Role {
             | Self::FfnDown
             | Self::Down
             | Self::Up => true,
-            Self::W0 | Self::U0 | Self::W1 | Self::U1 | Self::Lr => {
-                matches!(dtype, DType::F16 | DType::F32)
-            }
+            Self::W0
+            | Self::U0
+            | Self::W1
+            | Self::U1
+            | Self::Lr
+            | Self::Conv
+            | Self::Norm
+            | Self::MixerNorm
+            | Self::OutNorm
+            | Self::FfnNorm
+            | Self::FfnSubNorm => matches!(dtype, DType::F16 | DType::F32),
             _ => matches!(dtype, DType::F32),
         }
     }

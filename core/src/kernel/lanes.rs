@@ -175,12 +175,25 @@ pub(crate) fn add(h: &mut [f32], x: &[f32]) {
 
 /// RMSNorm in place: `x * (1 / sqrt(mean(x^2) + eps)) * gain` (Zhang and Sennrich 2019).
 #[inline(always)]
-pub(crate) fn rms_norm(x: &mut [f32], gain: &[f32], eps: f32) {
+pub(crate) fn rms_norm(x: &mut [f32], gain: Floats<'_>, eps: f32) {
     let mean = reduce(x, x, |a, _| a * a) / x.len() as f32;
     let scale = 1.0 / sqrt(mean + eps);
+    match gain {
+        Floats::F32(gain) => gained(x, scale, gain.iter().copied()),
+        Floats::F16(gain) => gained(x, scale, gain.iter().map(|&bits| widened(bits))),
+    }
+}
+
+#[inline(always)]
+fn gained(x: &mut [f32], scale: f32, gain: impl Iterator<Item = f32>) {
     x.iter_mut()
         .zip(gain)
-        .for_each(|(x, &g)| *x = (*x * scale) * g);
+        .for_each(|(x, g)| *x = (*x * scale) * g);
+}
+
+#[inline(always)]
+fn widened(bits: u16) -> f32 {
+    half::f16::from_bits(bits).to_f32()
 }
 
 /// Absmax quantisation to int8 (BitNet b1.58, section 2): `q = round_half_even(x * (127 / a))`, `a = max|x|`.
@@ -215,7 +228,15 @@ pub(crate) fn quantise(x: &[f32], codes: &mut [i8]) -> (f32, i32) {
 /// Causal depthwise convolution of width 4 in place on one token; `history` is `[3, D]`, oldest first,
 /// `taps` is `[4, D]`, the last one for the current token.
 #[inline(always)]
-pub(crate) fn conv(x: &mut [f32], history: &mut [f32], taps: &[f32]) {
+pub(crate) fn conv(x: &mut [f32], history: &mut [f32], taps: Floats<'_>) {
+    match taps {
+        Floats::F32(taps) => conv_with(x, history, taps, |tap| tap),
+        Floats::F16(taps) => conv_with(x, history, taps, widened),
+    }
+}
+
+#[inline(always)]
+fn conv_with<T: Copy>(x: &mut [f32], history: &mut [f32], taps: &[T], wide: impl Fn(T) -> f32) {
     let d = x.len();
     let (Some((s0, rest)), Some((w0, taps))) =
         (history.split_at_mut_checked(d), taps.split_at_checked(d))
@@ -234,6 +255,7 @@ pub(crate) fn conv(x: &mut [f32], history: &mut [f32], taps: &[f32]) {
     let weights = w0.iter().zip(w1).zip(w2).zip(w3);
     for ((x, ((s0, s1), s2)), (((&w0, &w1), &w2), &w3)) in x.iter_mut().zip(state).zip(weights) {
         let current = *x;
+        let [w0, w1, w2, w3] = [wide(w0), wide(w1), wide(w2), wide(w3)];
         *x = ((w0 * *s0 + w1 * *s1) + w2 * *s2) + w3 * current;
         *s0 = *s1;
         *s1 = *s2;
@@ -276,7 +298,7 @@ fn dot_f16(row: &[u16], x: &[f32]) -> f32 {
     let mut lanes = [0.0f32; LANES];
     for (row, x) in row.chunks(LANES).zip(x.chunks(LANES)) {
         for ((lane, &w), &x) in lanes.iter_mut().zip(row).zip(x) {
-            *lane += half::f16::from_bits(w).to_f32() * x;
+            *lane += widened(w) * x;
         }
     }
     tree(lanes, |a, b| a + b)

@@ -7,9 +7,9 @@ macro_rules! float_kernels {
         $then! {
             [$($features)*]
             fn lanes::add(h: &mut [f32], x: &[f32]);
-            fn lanes::rms_norm(x: &mut [f32], gain: &[f32], eps: f32);
+            fn lanes::rms_norm(x: &mut [f32], gain: crate::model::Floats<'_>, eps: f32);
             fn lanes::quantise(x: &[f32], codes: &mut [i8]) -> (f32, i32);
-            fn lanes::conv(x: &mut [f32], history: &mut [f32], taps: &[f32]);
+            fn lanes::conv(x: &mut [f32], history: &mut [f32], taps: crate::model::Floats<'_>);
             fn lanes::gate(y: &mut [f32], g: &[f32]);
             fn lanes::activate(gate: &mut [f32], up: &[f32], activation: crate::format::Activation);
             fn lanes::dot_stored(weights: crate::model::Floats<'_>, x: &[f32]) -> f32;

@@ -187,7 +187,7 @@ proptest! {
         let (y, rest) = rest.split_at(n);
         let run = |backend: Backend| {
             let mut normed = x.to_vec();
-            backend.rms_norm(&mut normed, y, 1e-5);
+            backend.rms_norm(&mut normed, Floats::F32(y), 1e-5);
             let mut gated = x.to_vec();
             backend.gate(&mut gated, y);
             backend.activate(&mut gated, x, crate::format::Activation::Relu2);

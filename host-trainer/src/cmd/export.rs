@@ -1,6 +1,6 @@
 //! `bitttt export`
 
-use crate::engine::export::blueprint;
+use crate::engine::export::{Storage, blueprint};
 use crate::engine::parity::{Parity, compare};
 use crate::output::Output;
 use crate::tokenizer::SEPARATOR;
@@ -25,6 +25,9 @@ pub struct Args {
     /// Storage of ternary weights: t2 (2 bits, fast) or t5 (1.6 bits, small)
     #[arg(long, value_name = "TYPE", value_enum, default_value_t = Packed::T2)]
     pub weights: Packed,
+    /// For the smallest devices: gains, convolutions and inner rates in 16 bits, no metadata
+    #[arg(long)]
+    pub compact: bool,
     /// Text to compare on, instead of what `train` held out
     #[arg(long, value_name = "FILE")]
     pub data: Option<PathBuf>,
@@ -100,15 +103,11 @@ pub fn export(args: &Args) -> Result<Report> {
     saved.config.data.clear(); // where the training's files lie is nothing to ship
     let rows = held_out(args, &saved)?;
     let config = &saved.config;
-    let layout = |metadata| {
-        blueprint(
-            config,
-            &saved.weights,
-            &saved.tokenizer,
-            args.weights.into(),
-            metadata,
-        )
+    let storage = Storage {
+        packed: args.weights.into(),
+        halves: args.compact,
     };
+    let layout = |metadata| blueprint(config, &saved.weights, &saved.tokenizer, storage, metadata);
     let draft = AlignedCopy::of(&layout(String::new())?.to_bytes()?);
     let parity = compare(
         &Model::from_bytes(draft.bytes())?,
@@ -117,12 +116,16 @@ pub fn export(args: &Args) -> Result<Report> {
         &rows,
     )?;
     parity.check()?;
-    let metadata = Metadata {
-        trained_steps: saved.step,
-        parity: &parity,
-        config,
+    let blob = if args.compact {
+        draft.bytes().to_vec()
+    } else {
+        let metadata = Metadata {
+            trained_steps: saved.step,
+            parity: &parity,
+            config,
+        };
+        layout(serde_json::to_string(&metadata)?)?.to_bytes()?
     };
-    let blob = layout(serde_json::to_string(&metadata)?)?.to_bytes()?;
     save_atomically(&args.out, &blob)?;
     let fingerprint = Model::from_bytes(AlignedCopy::of(&blob).bytes())?.fingerprint();
     Ok(Report {

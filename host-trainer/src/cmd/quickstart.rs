@@ -139,6 +139,7 @@ fn export_blob(dir: &Path, path: &Path, out: &Output) -> Result<export::Report> 
         checkpoint: dir.join("run"),
         out: path.to_owned(),
         weights: Packed::T5,
+        compact: false,
         data: None,
     };
     let report = export::export(&args)?;

@@ -13,7 +13,16 @@ use std::collections::HashMap;
 /// Epsilon of the layer norm inside TTT, as in the reference implementation.
 const LN_EPS: f32 = 1e-6;
 
-/// Lays out a trained model; ternary matrices are stored as `packed` (`t2` or `t5`).
+/// How a model is stored.
+#[derive(Clone, Copy, Debug)]
+pub struct Storage {
+    /// Type of ternary matrices, `t2` or `t5`.
+    pub packed: DType,
+    /// Gains, convolutions and inner rates as binary16 instead of f32.
+    pub halves: bool,
+}
+
+/// Lays out a trained model.
 ///
 /// # Errors
 /// A tensor that is missing.
@@ -21,7 +30,7 @@ pub fn blueprint(
     config: &RunConfig,
     weights: &HashMap<String, Tensor>,
     tokenizer: &Tokenizer,
-    packed: DType,
+    storage: Storage,
     metadata: String,
 ) -> Result<Blueprint> {
     let model = &config.model;
@@ -40,7 +49,7 @@ pub fn blueprint(
         let values = tensor.flatten_all()?.to_vec1::<f32>()?;
         blueprint
             .tensors
-            .insert((layer, role), stored(role, values, model.d_model, packed));
+            .insert((layer, role), stored(role, values, model.d_model, storage));
     }
     Ok(blueprint)
 }
@@ -64,7 +73,8 @@ fn checkpoint_name(layer: Option<u32>, role: Role) -> String {
 }
 
 /// A tensor in the type that the trainer's forward pass sees.
-fn stored(role: Role, values: Vec<f32>, d_model: usize, packed: DType) -> TensorData {
+fn stored(role: Role, values: Vec<f32>, d_model: usize, storage: Storage) -> TensorData {
+    let Storage { packed, halves } = storage;
     match role {
         Role::Embed | Role::Head => {
             let (codes, scales) = int8_rows(&values, d_model);
@@ -85,6 +95,7 @@ fn stored(role: Role, values: Vec<f32>, d_model: usize, packed: DType) -> Tensor
                 dtype: packed,
             }
         }
+        _ if halves && role.allows(DType::F16) => TensorData::F16(values),
         _ => TensorData::F32(values),
     }
 }

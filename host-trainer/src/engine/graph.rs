@@ -12,7 +12,7 @@ use bitttt_export::AlignedCopy;
 use candle_core::{D, Device, Tensor};
 
 use super::evaluate::{Document, Read, Score, evaluate_with};
-use super::export::blueprint;
+use super::export::{Storage, blueprint};
 use crate::model::Model;
 use crate::ops::loss;
 use crate::train::checkpoint::Checkpoint;
@@ -40,7 +40,10 @@ impl Graph {
             config,
             &saved.weights,
             &saved.tokenizer,
-            DType::T2,
+            Storage {
+                packed: DType::T2,
+                halves: false,
+            },
             String::new(),
         )?;
         let weights = saved.weights.iter();
