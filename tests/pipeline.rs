@@ -137,6 +137,48 @@ fn a_hybrid_of_all_mixers_is_the_same_model_in_core_and_trainer() {
     bench.json("generate --model window.bttt --prompt Ada --max-tokens 80 --ignore-end");
 }
 
+/// Every saving for the smallest devices, and matrices of every type.
+#[test]
+fn a_compact_model_is_the_same_in_core_and_trainer_whatever_its_weights() {
+    let bench = trained();
+    bench.json("tokenizer --data corpus.txt --alphabet --out letters.json");
+    let light = "[model]\nd_model = 40\nn_layers = 2\nn_heads = 4\nd_ffn = 30\nmini_batch = 8\nactivation = \"relu2\"\n\
+        ffn_conv = true\nfast_start = \"identity\"\ninner_rate = \"head\"\n";
+    let train = "[train]\ncontext = 64\nbatch = 4\nlatent_clip = 2.0\n";
+    let mut bytes = Vec::new();
+    for weights in ["ternary", "int4", "int8", "float"] {
+        bench.write(
+            "light.toml",
+            format!("{light}weights = \"{weights}\"\n{train}"),
+        );
+        bench.json(&format!(
+            "train --config light.toml --data corpus.txt --tokenizer letters.json --out {weights} --steps 12"
+        ));
+        let exported = bench.json(&format!(
+            "export --checkpoint {weights} --out {weights}.bttt --weights t5 --compact"
+        ));
+        assert!(
+            number(&exported, "/parity/top1_agreement") > 0.99,
+            "{exported}"
+        );
+        let losses = ["core", "trainer"].map(|of| number(&exported, &format!("/parity/loss_{of}")));
+        assert!((losses[0] - losses[1]).abs() < 0.002, "{exported}");
+        bytes.push(number(&exported, "/bytes"));
+    }
+    assert!(bytes.is_sorted() && bytes[0] < 16_000.0, "{bytes:?}");
+    let layer = &bench.json("inspect ternary.bttt")["config"]["layers"][0];
+    assert_eq!(layer["fast_start"], "identity");
+    assert_eq!(layer["inner_rate"], "head");
+    assert_eq!(layer["ffn_conv"], true);
+    let whole = bench.json("eval --model ternary.bttt --data corpus.txt --split-bytes 64");
+    let late = bench.json("eval --model ternary.bttt --data corpus.txt --split-bytes 64 --skip 1");
+    let counted = |report: &Value| number(report, "/learning/tokens");
+    assert_eq!(
+        counted(&whole) - counted(&late),
+        (counted(&whole) / 64.0).ceil()
+    );
+}
+
 /// Tensors of a checkpoint: weights and moments, without the metadata (which has the seconds).
 fn tensors(bench: &Bench, run: &str) -> Vec<(String, Vec<u8>)> {
     let bytes = std::fs::read(bench.path(&format!("{run}/checkpoint.safetensors"))).unwrap();

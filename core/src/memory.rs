@@ -188,8 +188,8 @@ const fn max(a: usize, b: usize) -> usize {
 /// Slots of a tile of keys: tiles are stored `[d, 64]`.
 pub(crate) const TILE: usize = 64;
 
-/// State of one layer in words: the mixer's heads one after the other, then the convolution's last three inputs
-/// `[3, D]`.
+/// State of one layer in words: the mixer's heads one after the other, then the last three inputs `[3, D]` of the
+/// convolution before the mixer and of the one before the feed-forward network.
 pub(crate) const fn layer_state(config: &Config, layer: &LayerConfig, batch: Batch) -> usize {
     let mixer = match layer.mixer {
         Mixer::TttLinear | Mixer::TttMlp => {
@@ -200,16 +200,17 @@ pub(crate) const fn layer_state(config: &Config, layer: &LayerConfig, batch: Bat
             (layer.kv_heads as usize).saturating_mul(cache_words(config, layer, batch))
         }
     };
-    mixer.saturating_add(history_words(config, layer))
+    mixer.saturating_add(histories_words(config, layer))
 }
 
-/// The convolution's part of a layer's state.
-pub(crate) const fn history_words(config: &Config, layer: &LayerConfig) -> usize {
-    if layer.conv {
-        (CONV_TAPS - 1) * config.d_model as usize
-    } else {
-        0
-    }
+/// The convolutions' part of a layer's state.
+pub(crate) const fn histories_words(config: &Config, layer: &LayerConfig) -> usize {
+    (layer.conv as usize + layer.ffn_conv as usize) * history_words(config)
+}
+
+/// One convolution's part.
+pub(crate) const fn history_words(config: &Config) -> usize {
+    (CONV_TAPS - 1) * config.d_model as usize
 }
 
 /// State of one TTT head: its fast weights, then the open mini-batch's `2` or `4` rows a token and learning rates.

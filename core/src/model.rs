@@ -112,16 +112,17 @@ pub(crate) struct Projections<'a> {
 /// Views of what a TTT-Linear or TTT-MLP mixer learns by.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ttt<'a> {
-    pub lr: Floats<'a>,
+    /// Absent where a head has one rate.
+    pub lr: Option<Floats<'a>>,
     pub lr_bias: &'a [f32],
     pub tau: &'a [f32],
     pub ln_scale: &'a [f32],
     pub ln_bias: &'a [f32],
-    pub w0: Floats<'a>,
-    pub u0: Floats<'a>,
+    /// `W0` and `u0`; absent where they are the identity and zeros.
+    pub start: Option<[Floats<'a>; 2]>,
     pub decay: Option<&'a [f32]>,
     /// `W1` and `u1` of TTT-MLP.
-    pub second: Option<(Floats<'a>, Floats<'a>)>,
+    pub second: Option<[Floats<'a>; 2]>,
 }
 
 /// Views of a `ttt-lite` mixer's tensors.
@@ -157,6 +158,7 @@ pub(crate) struct Block<'a> {
     pub conv: Option<Floats<'a>>,
     pub mixer: MixerTensors<'a>,
     pub ffn_norm: Floats<'a>,
+    pub ffn_conv: Option<Floats<'a>>,
     pub ffn: Ffn<'a>,
 }
 
@@ -343,6 +345,7 @@ impl<'a> Model<'a> {
                 Mixer::Attention => MixerTensors::Attention(of.projections()?),
             },
             ffn_norm: of.floats(Role::FfnNorm)?,
+            ffn_conv: of.floats(Role::FfnConv),
             ffn: Ffn {
                 gate: of.matrix(Role::FfnGate)?,
                 up: of.matrix(Role::FfnUp)?,
@@ -377,6 +380,10 @@ impl<'a> Tensors<'_, 'a> {
         Some(self.model.floats(self.entry(role)?))
     }
 
+    fn both(&self, first: Role, second: Role) -> Option<[Floats<'a>; 2]> {
+        Some([self.floats(first)?, self.floats(second)?])
+    }
+
     #[inline(never)]
     fn vector(&self, role: Role) -> Option<&'a [f32]> {
         Some(cast(self.model.data(&self.entry(role)?)))
@@ -395,15 +402,14 @@ impl<'a> Tensors<'_, 'a> {
 
     fn ttt(&self) -> Option<Ttt<'a>> {
         Some(Ttt {
-            lr: self.floats(Role::Lr)?,
+            lr: self.floats(Role::Lr),
             lr_bias: self.vector(Role::LrBias)?,
             tau: self.vector(Role::Tau)?,
             ln_scale: self.vector(Role::LnScale)?,
             ln_bias: self.vector(Role::LnBias)?,
-            w0: self.floats(Role::W0)?,
-            u0: self.floats(Role::U0)?,
+            start: self.both(Role::W0, Role::U0),
             decay: self.vector(Role::Decay),
-            second: self.floats(Role::W1).zip(self.floats(Role::U1)),
+            second: self.both(Role::W1, Role::U1),
         })
     }
 }

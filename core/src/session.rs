@@ -309,10 +309,12 @@ impl<'m, 's> Session<'m, 's> {
         let mut space = Workspace::cut(scratch, plan, &config, tokens.len());
         embed(&model.embed(), tokens, space.h);
         for_each_layer(model, *batch, state, |block, state, _| {
+            let (state, ffn_history) = mixer::split_history(&config, block.record.ffn_conv, state);
             pass.normed(space.h, space.x, block.mixer_norm);
             *dropped = dropped.saturating_add(mixer::forward(block, &pass, state, &mut space));
             backend.add(space.h, space.hidden);
             pass.normed(space.h, space.x, block.ffn_norm);
+            pass.convolve(space.x, ffn_history, block.ffn_conv);
             ffn::forward(&block.ffn, &pass, &mut space);
             backend.add(space.h, space.x);
         });

@@ -4,7 +4,7 @@
 
 use crate::format::Mixer;
 use crate::format::read::{f32_at, u16_at, u32_at, u64_at};
-use crate::memory::{history_words, layer_state};
+use crate::memory::{histories_words, layer_state};
 use crate::session::Session;
 use core::fmt;
 
@@ -173,7 +173,7 @@ impl Session<'_, '_> {
         records.into_iter().all(|record| {
             let all = layer_state(config, &record, self.batch);
             let halves = match record.mixer {
-                Mixer::Attention if !record.kv_f32 => all - history_words(config, &record),
+                Mixer::Attention if !record.kv_f32 => all - histories_words(config, &record),
                 _ => 0,
             };
             let (cache, rest) = state.split_at_checked(halves * 4).unwrap_or_default();

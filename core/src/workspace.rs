@@ -53,6 +53,14 @@ impl Pass<'_> {
         self.rms_norm(x, gain);
     }
 
+    /// Causal convolution of the rows of `x [n, D]`, where there is one; `history` is `[3, D]`.
+    pub fn convolve(&self, x: &mut [f32], history: &mut [f32], taps: Option<Floats<'_>>) {
+        if let Some(taps) = taps {
+            x.chunks_exact_mut((self.config.d_model as usize).max(1))
+                .for_each(|x| self.backend.conv(x, history, taps));
+        }
+    }
+
     /// Place in its mini-batch of the pass's token `t`.
     pub fn place(&self, t: usize) -> usize {
         let mini_batch = u64::from(self.config.mini_batch).max(1);

@@ -2,7 +2,9 @@
 
 use bitttt_core::format::config::field as config_field;
 use bitttt_core::format::header::{HEADER_BYTES, field};
-use bitttt_core::format::layer::{LAYER_DECAY, LAYER_GATE, LAYER_KV_F32, layer_field};
+use bitttt_core::format::layer::{
+    LAYER_DECAY, LAYER_GATE, LAYER_IDENTITY, LAYER_KV_F32, layer_field,
+};
 use bitttt_core::format::{Config, DType, LayerConfig, MINOR, Mixer};
 use bitttt_core::{Batch, BlobError, Model, Session, SessionError};
 use bitttt_export::AlignedCopy;
@@ -199,7 +201,7 @@ fn an_impossible_field_of_a_layer_is_named() {
         (FULL_LAYER, mixer, [0u8].as_slice(), "mixer"),
         (FULL_LAYER, mixer, &[5], "mixer"),
         (FULL_LAYER, flags, &[LAYER_KV_F32], "flags"),
-        (FULL_LAYER, flags, &[32], "flags"),
+        (ATTENTION, flags, &[LAYER_IDENTITY], "flags"),
         (ATTENTION, flags, &[LAYER_DECAY], "flags"),
         (LITE, flags, &[LAYER_GATE], "flags"),
         (ATTENTION, kv_heads, &[0, 0], "kv_heads"),

@@ -92,7 +92,7 @@ impl Random {
                 TensorData::F16(self.values(count, 0.0, 0.2))
             }
             Role::Lr => TensorData::F16(self.values(count, 0.0, 0.3)),
-            Role::Conv => TensorData::F32(self.values(count, 0.25, 0.5)),
+            Role::Conv | Role::FfnConv => TensorData::F32(self.values(count, 0.25, 0.5)),
             Role::LrBias | Role::LnBias | Role::Tau => {
                 TensorData::F32(self.values(count, 0.0, 0.1))
             }

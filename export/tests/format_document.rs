@@ -121,10 +121,11 @@ fn sections_roles_and_types_are_those_of_the_document() {
     }
 }
 
-/// The mixers whose layers have this role when every flag but `plain` is on.
+/// The mixers whose layers have this role when every flag is on that adds one, and none that takes one away.
 fn mixers_with(role: Role) -> String {
     let full = |mixer| LayerConfig {
         conv: true,
+        ffn_conv: true,
         gate: mixer != Mixer::TttLite,
         decay: mixer != Mixer::Attention,
         ..LayerConfig::of(mixer)

@@ -11,7 +11,7 @@ use anyhow::{Context as _, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 pub use data::DataFile;
-pub use model::{Activation, KvCache, Mixer, ModelConfig};
+pub use model::{Activation, FastStart, InnerRate, KvCache, Mixer, ModelConfig, WeightType};
 
 /// How to train.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -40,6 +40,9 @@ pub struct TrainConfig {
     pub beta2: f64,
     /// Largest global gradient norm; larger ones are scaled down.
     pub grad_clip: f64,
+    /// Latent ternary weights are kept within this many times their matrix's mean of absolute values, from where they can
+    /// still change sides; 0 for no bound.
+    pub latent_clip: f64,
     /// Seed of initial weights and of the order of the data.
     pub seed: u64,
     /// Share of each file's documents (of its tokens when there is one document) held out, at the end.
@@ -63,12 +66,13 @@ impl Default for TrainConfig {
             batch: 8,
             context: 256,
             lr: 4e-3,
-            min_lr: 0.05,
+            min_lr: 0.0,
             warmup: 0.04,
             weight_decay: 0.05,
             beta1: 0.9,
             beta2: 0.98,
             grad_clip: 1.0,
+            latent_clip: 0.0,
             seed: 1,
             val_fraction: 0.1,
             eval_every: 250,
@@ -107,6 +111,11 @@ impl TrainConfig {
             self.grad_clip > 0.0,
             "train.grad_clip = {} must be a positive number",
             self.grad_clip
+        );
+        ensure!(
+            self.latent_clip == 0.0 || (self.latent_clip > 1.0 && self.latent_clip.is_finite()),
+            "train.latent_clip = {} must be more than 1 (2 is a good one), or 0 for none",
+            self.latent_clip
         );
         if let Some(seconds) = self.seconds {
             ensure!(

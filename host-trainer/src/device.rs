@@ -1,9 +1,9 @@
 //! `--device`: what training and the trainer's model run on.
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use candle_core::Device;
 
-use crate::config::{Mixer, ModelConfig};
+use crate::config::{Mixer, ModelConfig, WeightType};
 
 /// Opens `cpu` or `cuda[:N]`.
 ///
@@ -38,6 +38,10 @@ pub fn check(device: &Device, config: &ModelConfig) -> anyhow::Result<()> {
     if device.is_cpu() {
         return Ok(());
     }
+    ensure!(
+        config.weights == WeightType::Ternary,
+        "model.weights other than \"ternary\" have no CUDA kernels; use --device cpu"
+    );
     for layer in 0..config.n_layers {
         let mixer = config.mixer_of(layer);
         if mixer != Mixer::TttLinear {

@@ -28,6 +28,14 @@ pub const LAYER_DECAY: u8 = 4;
 pub const LAYER_KV_F32: u8 = 8;
 /// `FLAGS`: no norm before `o` and none before `down`.
 pub const LAYER_PLAIN: u8 = 16;
+/// `FLAGS`: a causal depthwise convolution stands before the feed-forward network too.
+pub const LAYER_FFN_CONV: u8 = 32;
+/// `FLAGS`: fast weights start as the identity and zeros, which are not stored.
+pub const LAYER_IDENTITY: u8 = 64;
+/// `FLAGS`: a head's inner learning rate is one number, not a function of the token.
+pub const LAYER_HEAD_RATES: u8 = 128;
+
+const BOTH_CONVS: u8 = LAYER_CONV | LAYER_FFN_CONV;
 
 /// What mixes information over time in a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,9 +83,10 @@ impl Mixer {
     /// The `FLAGS` that a layer of this kind may have.
     pub const fn allowed_flags(self) -> u8 {
         match self {
-            Self::TttLinear | Self::TttMlp => LAYER_CONV | LAYER_GATE | LAYER_DECAY | LAYER_PLAIN,
-            Self::TttLite => LAYER_CONV | LAYER_DECAY,
-            Self::Attention => LAYER_CONV | LAYER_GATE | LAYER_KV_F32 | LAYER_PLAIN,
+            Self::TttLinear => Self::TttMlp.allowed_flags() | LAYER_IDENTITY,
+            Self::TttMlp => BOTH_CONVS | LAYER_GATE | LAYER_DECAY | LAYER_PLAIN | LAYER_HEAD_RATES,
+            Self::TttLite => BOTH_CONVS | LAYER_DECAY,
+            Self::Attention => BOTH_CONVS | LAYER_GATE | LAYER_KV_F32 | LAYER_PLAIN,
         }
     }
 }
@@ -89,6 +98,12 @@ pub struct LayerConfig {
     pub mixer: Mixer,
     /// Causal convolution of width 4 before the mixer.
     pub conv: bool,
+    /// The same before the feed-forward network.
+    pub ffn_conv: bool,
+    /// Fast weights start as the identity, biases as zeros. `ttt-linear` only.
+    pub identity: bool,
+    /// One inner learning rate a head for all tokens. `ttt-linear` and `ttt-mlp` only.
+    pub head_rates: bool,
     /// Gate on the mixer's output. Not for `ttt-lite`.
     pub gate: bool,
     /// Anchor decay of the fast weights. Not for attention.
@@ -111,6 +126,9 @@ impl LayerConfig {
         Self {
             mixer,
             conv: false,
+            ffn_conv: false,
+            identity: false,
+            head_rates: false,
             gate: false,
             decay: false,
             plain: false,
@@ -137,6 +155,9 @@ impl LayerConfig {
         let record = Self {
             mixer,
             conv: flags & LAYER_CONV != 0,
+            ffn_conv: flags & LAYER_FFN_CONV != 0,
+            identity: flags & LAYER_IDENTITY != 0,
+            head_rates: flags & LAYER_HEAD_RATES != 0,
             gate: flags & LAYER_GATE != 0,
             decay: flags & LAYER_DECAY != 0,
             plain: flags & LAYER_PLAIN != 0,
@@ -177,6 +198,9 @@ impl LayerConfig {
         let mut flags = 0;
         let bits = [
             (self.conv, LAYER_CONV),
+            (self.ffn_conv, LAYER_FFN_CONV),
+            (self.identity, LAYER_IDENTITY),
+            (self.head_rates, LAYER_HEAD_RATES),
             (self.gate, LAYER_GATE),
             (self.decay, LAYER_DECAY),
             (self.kv_f32, LAYER_KV_F32),
@@ -214,6 +238,7 @@ impl LayerConfig {
         };
         let optional = [
             (self.conv, Role::Conv),
+            (self.ffn_conv, Role::FfnConv),
             (self.gate, Role::Gate),
             (self.decay, Role::Decay),
             (!self.plain, Role::FfnSubNorm),
@@ -228,6 +253,12 @@ impl LayerConfig {
                 roles |= bits(&[optional[i].1]);
             }
             i += 1;
+        }
+        if self.identity {
+            roles &= !bits(&[Role::W0, Role::U0]);
+        }
+        if self.head_rates {
+            roles &= !bits(&[Role::Lr]);
         }
         roles
     }

@@ -35,13 +35,14 @@ pub enum Role {
     U1 = 38,
     Down = 39,
     Up = 40,
+    FfnConv = 41,
 }
 
 impl Role {
     /// Roles of the whole model, in table order.
     pub const GLOBAL: [Self; 3] = [Self::Embed, Self::Head, Self::Norm];
     /// Roles of a layer, in table order.
-    pub const LAYER: [Self; 25] = [
+    pub const LAYER: [Self; 26] = [
         Self::MixerNorm,
         Self::Conv,
         Self::Query,
@@ -67,6 +68,7 @@ impl Role {
         Self::U1,
         Self::Down,
         Self::Up,
+        Self::FfnConv,
     ];
 
     /// Name in errors, in `inspect` and in checkpoints.
@@ -100,6 +102,7 @@ impl Role {
             Self::U1 => "mixer.u1",
             Self::Down => "mixer.down",
             Self::Up => "mixer.up",
+            Self::FfnConv => "ffn.conv",
         }
     }
 
@@ -109,7 +112,7 @@ impl Role {
         match self {
             Self::Embed | Self::Head => [config.vocab_size, d],
             Self::Norm | Self::MixerNorm | Self::FfnNorm | Self::OutNorm => [1, d],
-            Self::Conv => [super::config::CONV_TAPS as u32, d],
+            Self::Conv | Self::FfnConv => [super::config::CONV_TAPS as u32, d],
             Self::Key | Self::Value => [kv_width(config, layer), d],
             Self::Query | Self::Output | Self::Gate => [d, d],
             Self::Lr => [heads, d],
@@ -149,6 +152,7 @@ impl Role {
             | Self::U1
             | Self::Lr
             | Self::Conv
+            | Self::FfnConv
             | Self::Norm
             | Self::MixerNorm
             | Self::OutNorm

@@ -249,7 +249,7 @@ fn an_update_that_is_not_finite_is_dropped_and_leaves_the_weights() {
                 fast,
                 inputs,
                 grads,
-                start,
+                start: Some(start),
                 width: d,
             })
         };

@@ -36,7 +36,7 @@ pub(crate) struct FastLayer<'s, 'w> {
     /// Gradients of the inner loss with respect to its outputs in the open mini-batch `[b, width]`.
     pub grads: &'s mut [f32],
     /// Initial `W`, row by row, and initial `u`.
-    pub start: [Floats<'w>; 2],
+    pub start: Option<[Floats<'w>; 2]>,
     /// Outputs.
     pub width: usize,
 }
@@ -193,6 +193,14 @@ impl FastLayer<'_, '_> {
         }
     }
 
+    /// Puts the fast weights back to where they start.
+    pub fn reset(&mut self) {
+        let (width, inputs) = (self.width.max(1), self.inputs_width());
+        for (r, row) in self.fast.chunks_exact_mut(width).enumerate() {
+            start_row(self.start, r, inputs, row);
+        }
+    }
+
     /// Takes the gradient steps of a whole mini-batch.
     #[cfg_attr(target_os = "none", inline(never))]
     #[cfg_attr(not(target_os = "none"), inline(always))]
@@ -201,11 +209,9 @@ impl FastLayer<'_, '_> {
         let Some(anchor) = temp.get_mut(..width) else {
             return;
         };
-        let [w0, u0] = self.start;
         for (r, row) in self.fast.chunks_exact_mut(width).enumerate() {
             if let Some(decay) = decay {
-                let stored = if r < inputs { w0.row(r, width) } else { u0 };
-                stored.copy_to(anchor);
+                start_row(self.start, r, inputs, anchor);
                 let keep = 1.0 - decay;
                 row.iter_mut()
                     .zip(anchor.iter())
@@ -243,6 +249,21 @@ impl FastLayer<'_, '_> {
             bound += ((tau * rate).abs() * x) * largest(grad.iter().copied());
         }
         bound < FAST_LIMIT
+    }
+}
+
+/// Row `r` of where fast weights start, `u` behind the rows of `W`: what is stored, or the identity above zeros.
+#[inline(always)]
+fn start_row(start: Option<[Floats<'_>; 2]>, r: usize, inputs: usize, to: &mut [f32]) {
+    match start {
+        Some([w, _]) if r < inputs => w.row(r, to.len()).copy_to(to),
+        Some([_, u]) => u.copy_to(to),
+        None => {
+            to.fill(0.0);
+            if let Some(one) = to.get_mut(r).filter(|_| r < inputs) {
+                *one = 1.0;
+            }
+        }
     }
 }
 

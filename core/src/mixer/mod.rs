@@ -20,15 +20,8 @@ pub(crate) fn forward(
     state: &mut [f32],
     space: &mut Workspace<'_>,
 ) -> u32 {
-    let Some((state, history)) = parts(block, pass.config, state) else {
-        return 0;
-    };
-    if let Some(taps) = block.conv {
-        space
-            .x
-            .chunks_exact_mut((pass.config.d_model as usize).max(1))
-            .for_each(|x| pass.backend.conv(x, history, taps));
-    }
+    let (state, history) = split_history(pass.config, block.record.conv, state);
+    pass.convolve(space.x, history, block.conv);
     let record = &block.record;
     match &block.mixer {
         MixerTensors::Ttt(around, mixer) => projected(around, pass, space, &mut |rows, heads| {
@@ -50,9 +43,9 @@ pub(crate) fn reset(
     state: &mut [f32],
     touched: u64,
 ) {
-    let Some((state, history)) = parts(block, config, state) else {
-        return;
-    };
+    let (state, ffn_history) = split_history(config, block.record.ffn_conv, state);
+    ffn_history.fill(0.0);
+    let (state, history) = split_history(config, block.record.conv, state);
     history.fill(0.0);
     match &block.mixer {
         MixerTensors::Ttt(_, mixer) => ttt::reset(mixer, &block.record, config, state),
@@ -63,16 +56,15 @@ pub(crate) fn reset(
     }
 }
 
-/// A layer's state: the mixer's own, and the convolution's history.
-fn parts<'s>(
-    block: &Block<'_>,
+/// Splits the history of a convolution, if there is one, from the end of a layer's state.
+pub(crate) fn split_history<'s>(
     config: &Config,
+    convolved: bool,
     state: &'s mut [f32],
-) -> Option<(&'s mut [f32], &'s mut [f32])> {
-    let own = state
-        .len()
-        .checked_sub(history_words(config, &block.record))?;
-    state.split_at_mut_checked(own)
+) -> (&'s mut [f32], &'s mut [f32]) {
+    let history = if convolved { history_words(config) } else { 0 };
+    let own = state.len().saturating_sub(history);
+    state.split_at_mut_checked(own).unwrap_or_default()
 }
 
 /// What a mixer with heads finds between its projections: queries, keys, values and its input, which its output

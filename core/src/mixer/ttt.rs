@@ -7,7 +7,7 @@ use crate::kernel::parallel::{Columns, split};
 use crate::kernel::ttt::{FastLayer, InnerNorm, TttHead, TttToken};
 use crate::math::sigmoid;
 use crate::memory::{head_state, ttt_temp};
-use crate::model::Ttt;
+use crate::model::{Floats, Ttt};
 use crate::workspace::{Cutter, Pass};
 
 /// Steps every head through the pass's tokens. Returns how many updates were dropped.
@@ -95,7 +95,10 @@ fn run_head(
 /// `lr = base_lr * sigmoid(w_lr . x + b_lr) / d`.
 fn inner_rate(mixer: &Ttt<'_>, pass: &Pass<'_>, h: usize, x: &[f32]) -> f32 {
     let bias = mixer.lr_bias.get(h).copied().unwrap_or(0.0);
-    let logit = pass.backend.dot_stored(mixer.lr.row(h, x.len()), x) + bias;
+    let logit = match mixer.lr {
+        Some(lr) => pass.backend.dot_stored(lr.row(h, x.len()), x) + bias,
+        None => bias,
+    };
     (pass.config.ttt_base_lr * sigmoid(logit)) / pass.config.d_head() as f32
 }
 
@@ -124,17 +127,17 @@ fn head<'s, 'w>(
         fast,
         inputs: cutter.take(b * d),
         grads: cutter.take(b * width),
-        start: [mixer.w0.row(h, d * width), mixer.u0.row(h, width)],
+        start: rows_of(mixer.start, h, d, width),
         width,
     };
     let second = mixer
         .second
         .zip(second_fast)
-        .map(|((w1, u1), fast)| FastLayer {
+        .map(|(start, fast)| FastLayer {
             fast,
             inputs: cutter.take(b * width),
             grads: cutter.take(b * d),
-            start: [w1.row(h, width * d), u1.row(h, d)],
+            start: rows_of(Some(start), h, width, d),
             width: d,
         });
     Some(TttHead {
@@ -150,6 +153,16 @@ fn head<'s, 'w>(
     })
 }
 
+/// Head `h`'s part of where fast weights of these inputs and outputs start.
+fn rows_of(
+    start: Option<[Floats<'_>; 2]>,
+    h: usize,
+    inputs: usize,
+    width: usize,
+) -> Option<[Floats<'_>; 2]> {
+    start.map(|[w, u]| [w.row(h, inputs * width), u.row(h, width)])
+}
+
 /// Puts a layer's state back to the start of a document.
 pub(super) fn reset(mixer: &Ttt<'_>, record: &LayerConfig, config: &Config, state: &mut [f32]) {
     state.fill(0.0);
@@ -158,13 +171,8 @@ pub(super) fn reset(mixer: &Ttt<'_>, record: &LayerConfig, config: &Config, stat
         let Some(head) = head(mixer, config, own, h) else {
             return;
         };
-        for layer in [Some(head.first), head.second].into_iter().flatten() {
-            let [w, u] = layer.start;
-            let rows = layer.fast.len() - layer.width;
-            if let Some((to_w, to_u)) = layer.fast.split_at_mut_checked(rows) {
-                w.copy_to(to_w);
-                u.copy_to(to_u);
-            }
+        for mut layer in [Some(head.first), head.second].into_iter().flatten() {
+            layer.reset();
         }
     }
 }

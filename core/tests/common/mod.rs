@@ -47,12 +47,29 @@ pub fn layer() -> impl Strategy<Value = LayerConfig> {
     let kinds = prop::sample::select(Mixer::ALL.to_vec());
     let kv_heads = prop::sample::select(vec![1u16, 2, 3, 6]);
     let window = prop::sample::select(vec![0u32, 1, 7, 64, 70]);
-    (kinds, any::<[bool; 5]>(), kv_heads, window).prop_map(
-        |(mixer, [conv, gate, decay, plain, kv_f32], kv_heads, window)| {
+    (kinds, any::<[bool; 8]>(), kv_heads, window).prop_map(
+        |(
+            mixer,
+            [
+                conv,
+                ffn_conv,
+                identity,
+                head_rates,
+                gate,
+                decay,
+                plain,
+                kv_f32,
+            ],
+            kv_heads,
+            window,
+        )| {
             let attention = mixer == Mixer::Attention;
             let lite = mixer == Mixer::TttLite;
             LayerConfig {
                 conv,
+                ffn_conv,
+                identity: identity && mixer == Mixer::TttLinear,
+                head_rates: head_rates && !attention && !lite,
                 gate: gate && !lite,
                 decay: decay && !attention,
                 plain: plain && !lite,

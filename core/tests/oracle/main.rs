@@ -65,6 +65,17 @@ fn ttt_linear_is_gradient_descent_on_its_inner_loss() {
 }
 
 #[test]
+fn without_stored_starts_and_token_rates_it_still_is() {
+    let light = LayerConfig {
+        identity: true,
+        head_rates: true,
+        ffn_conv: true,
+        ..FULL_LAYER
+    };
+    agrees(&[light, light], 30);
+}
+
+#[test]
 fn ttt_mlp_is_gradient_descent_on_its_inner_loss() {
     let mlp = LayerConfig {
         mixer: Mixer::TttMlp,

@@ -49,7 +49,10 @@ impl<'a> Oracle<'a> {
             };
             let normed = self.normed(&h, &layer.tensor(Role::MixerNorm));
             add(&mut h, &layer.mix(normed));
-            let normed = self.normed(&h, &layer.tensor(Role::FfnNorm));
+            let mut normed = self.normed(&h, &layer.tensor(Role::FfnNorm));
+            if record.ffn_conv {
+                normed = layer.conv(&normed, Role::FfnConv);
+            }
             add(&mut h, &layer.feed_forward(&normed));
         }
         let normed = self.normed(&h, &self.tensor(None, Role::Norm));
@@ -79,7 +82,10 @@ impl Layer<'_> {
     }
 
     fn mix(&self, x: Rows) -> Rows {
-        let x = if self.record.conv { self.conv(&x) } else { x };
+        let x = match self.record.conv {
+            true => self.conv(&x, Role::Conv),
+            false => x,
+        };
         if self.record.mixer == Mixer::TttLite {
             return ttt::lite(self, &x);
         }
@@ -99,8 +105,8 @@ impl Layer<'_> {
         self.project(Role::Output, &y)
     }
 
-    fn conv(&self, x: &Rows) -> Rows {
-        let taps = self.tensor(Role::Conv);
+    fn conv(&self, x: &Rows, taps: Role) -> Rows {
+        let taps = self.tensor(taps);
         let d = x[0].len();
         let at = |t: usize, c: usize, tap: usize| match (t + tap).checked_sub(3) {
             Some(before) => taps[tap * d + c] * x[before][c],

@@ -18,7 +18,10 @@ pub fn heads(layer: &Layer<'_>, x: &Rows) -> Rows {
     let config = layer.oracle.config;
     let d = config.d_head() as usize;
     let [q, k, v] = [Role::Query, Role::Key, Role::Value].map(|role| layer.project(role, x));
-    let rates = layer.project(Role::Lr, x);
+    let rates = match layer.record.head_rates {
+        true => vec![vec![0.0; usize::from(config.n_heads)]; x.len()],
+        false => layer.project(Role::Lr, x),
+    };
     let bias = layer.tensor(Role::LrBias);
     let mut out = vec![Vec::new(); x.len()];
     for h in 0..usize::from(config.n_heads) {
@@ -86,7 +89,12 @@ impl Head {
             all[h * each..(h + 1) * each].to_vec()
         };
         let two_layers = layer.record.mixer == Mixer::TttMlp;
-        let mut fast = [own(Role::W0), own(Role::U0)].concat();
+        let d = config.d_head() as usize;
+        let identity = (0..(d + 1) * d).map(|i| f64::from(i / d == i % d));
+        let mut fast = match layer.record.identity {
+            true => identity.collect(),
+            false => [own(Role::W0), own(Role::U0)].concat(),
+        };
         if two_layers {
             fast.extend(own(Role::W1));
             fast.extend(own(Role::U1));

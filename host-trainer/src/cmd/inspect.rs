@@ -158,8 +158,7 @@ fn config_json(model: &Model<'_>) -> serde_json::Value {
 
 /// What a layer's record says of its kind of mixer.
 fn layer_json(layer: &LayerConfig) -> serde_json::Value {
-    let mut json =
-        serde_json::json!({"mixer": layer.mixer.name(), "conv": layer.conv, "plain": layer.plain});
+    let mut json = serde_json::json!({"mixer": layer.mixer.name(), "conv": layer.conv, "ffn_conv": layer.ffn_conv, "plain": layer.plain});
     if layer.mixer != Mixer::TttLite {
         json["gate"] = layer.gate.into();
     }
@@ -169,6 +168,13 @@ fn layer_json(layer: &LayerConfig) -> serde_json::Value {
         json["kv_cache"] = if layer.kv_f32 { "f32" } else { "f16" }.into();
     } else {
         json["anchor_decay"] = layer.decay.into();
+        json["fast_start"] = if layer.identity {
+            "identity"
+        } else {
+            "learned"
+        }
+        .into();
+        json["inner_rate"] = if layer.head_rates { "head" } else { "token" }.into();
     }
     json
 }

@@ -49,6 +49,40 @@ pub enum KvCache {
     F32,
 }
 
+/// Where the fast weights of TTT start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FastStart {
+    /// At learned values, which the blob stores.
+    Learned,
+    /// At the identity and zeros, which take no bytes. For TTT-Linear.
+    Identity,
+}
+
+/// What the inner learning rate of TTT depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum InnerRate {
+    /// On head and token, by a learned projection.
+    Token,
+    /// On the head alone.
+    Head,
+}
+
+/// Numbers that a block's matrices consist of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WeightType {
+    /// -1, 0, 1 and a scale a matrix (BitNet b1.58).
+    Ternary,
+    /// -127 to 127 and a scale a row.
+    Int8,
+    /// -7 to 7 and a scale a row; a blob stores them as int8.
+    Int4,
+    /// f32, activations too.
+    Float,
+}
+
 /// Shape of a model: everything that decides which tensors exist and how they are used.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -79,6 +113,8 @@ pub struct ModelConfig {
     pub mini_batch: usize,
     /// Causal depthwise convolution of width 4 in front of the mixer.
     pub conv: bool,
+    /// The same in front of the feed-forward network.
+    pub ffn_conv: bool,
     /// Gate `silu(BitLinear(x))` on the mixer's output.
     pub gate: bool,
     /// Activation of the feed-forward network.
@@ -93,6 +129,12 @@ pub struct ModelConfig {
     pub norm_eps: f32,
     /// Inner learning rate before the learned gate.
     pub ttt_base_lr: f32,
+    /// Where fast weights start.
+    pub fast_start: FastStart,
+    /// What the inner learning rate depends on.
+    pub inner_rate: InnerRate,
+    /// Numbers of the blocks' matrices.
+    pub weights: WeightType,
 }
 
 impl Default for ModelConfig {
@@ -111,6 +153,7 @@ impl Default for ModelConfig {
             kv_cache: KvCache::F16,
             mini_batch: 16,
             conv: true,
+            ffn_conv: false,
             gate: false,
             activation: Activation::Silu,
             tie_embeddings: true,
@@ -118,6 +161,9 @@ impl Default for ModelConfig {
             rope_theta: 10_000.0,
             norm_eps: 1e-5,
             ttt_base_lr: 1.0,
+            fast_start: FastStart::Learned,
+            inner_rate: InnerRate::Token,
+            weights: WeightType::Ternary,
         }
     }
 }
@@ -227,6 +273,10 @@ impl ModelConfig {
         ensure!(
             !self.gate || self.stack().any(|m| self.gates(m)),
             "model.gate is on, but ttt-lite has no gate; leave it out"
+        );
+        ensure!(
+            self.fast_start == FastStart::Learned || !has(Mixer::TttMlp),
+            "model.fast_start = \"identity\" is for ttt-linear, but a block has ttt-mlp; use \"learned\""
         );
         Ok(())
     }

@@ -14,7 +14,7 @@ use crate::ops::loss::{IGNORE, cross_entropy};
 use crate::ops::norm::{gated_norm, rms_norm};
 use crate::ops::ttt::{Inner, Learned, Settings, ttt};
 use crate::rng::Rng;
-use crate::train::adamw::AdamW;
+use crate::train::adamw::{AdamW, treatments};
 
 /// Where sums are f32 on both sides.
 const SUMS: f64 = 1e-5;
@@ -281,8 +281,7 @@ fn training(device: &Device) -> Result<Outcome> {
         let config = small();
         let vars = model::to_device(model::init(&config, 3)?, device)?;
         let model = Model::from_vars(&config, &vars)?;
-        let decays = model::specs(&config).iter().map(|s| s.decays()).collect();
-        let mut optimiser = AdamW::new(&TrainConfig::default(), &vars, decays)?;
+        let mut optimiser = AdamW::new(&TrainConfig::default(), &vars, treatments(&config))?;
         let ids = tokens(64)?;
         let targets: Vec<u32> = (0..128u32).map(|i| (i + 1) * (i + 1) % 299).collect();
         let mut losses = Vec::new();

@@ -1,7 +1,9 @@
 //! A checkpoint's latent weights as a blueprint: quantised by the very functions that training uses.
 
-use crate::config::{Activation, Config as RunConfig, KvCache, Mixer, ModelConfig};
-use crate::ops::{int8_rows, ternary};
+use crate::config::{
+    Activation, Config as RunConfig, FastStart, InnerRate, KvCache, Mixer, ModelConfig, WeightType,
+};
+use crate::ops::{int_rows, ternary};
 use crate::tokenizer::Tokenizer;
 use anyhow::{Context as _, Result};
 use bitttt_core::format::{self, Config, DType, LayerConfig, Role};
@@ -46,10 +48,12 @@ pub fn blueprint(
         let tensor = weights
             .get(&name)
             .with_context(|| format!("checkpoint has no tensor {name}"))?;
+        let cols = tensor.dims().last().copied().unwrap_or(1);
         let values = tensor.flatten_all()?.to_vec1::<f32>()?;
-        blueprint
-            .tensors
-            .insert((layer, role), stored(role, values, model.d_model, storage));
+        blueprint.tensors.insert(
+            (layer, role),
+            stored(role, values, cols, model.weights, storage),
+        );
     }
     Ok(blueprint)
 }
@@ -73,11 +77,17 @@ fn checkpoint_name(layer: Option<u32>, role: Role) -> String {
 }
 
 /// A tensor in the type that the trainer's forward pass sees.
-fn stored(role: Role, values: Vec<f32>, d_model: usize, storage: Storage) -> TensorData {
+fn stored(
+    role: Role,
+    values: Vec<f32>,
+    cols: usize,
+    weights: WeightType,
+    storage: Storage,
+) -> TensorData {
     let Storage { packed, halves } = storage;
     match role {
         Role::Embed | Role::Head => {
-            let (codes, scales) = int8_rows(&values, d_model);
+            let (codes, scales) = int_rows(&values, cols, 127);
             TensorData::Int8 { codes, scales }
         }
         Role::W0 | Role::U0 | Role::W1 | Role::U1 => TensorData::F16(values),
@@ -87,7 +97,23 @@ fn stored(role: Role, values: Vec<f32>, d_model: usize, storage: Storage) -> Ten
                 .map(|x| 1.0 / (1.0 + (-x).exp()))
                 .collect(),
         ),
-        _ if role.allows(packed) => {
+        _ if role.allows(packed) => matrix(values, cols, weights, packed),
+        _ if halves && role.allows(DType::F16) => TensorData::F16(values),
+        _ => TensorData::F32(values),
+    }
+}
+
+/// A block's matrix.
+fn matrix(values: Vec<f32>, cols: usize, weights: WeightType, packed: DType) -> TensorData {
+    let rows = |top| {
+        let (codes, scales) = int_rows(&values, cols, top);
+        TensorData::Int8 { codes, scales }
+    };
+    match weights {
+        WeightType::Int8 => rows(127),
+        WeightType::Int4 => rows(7),
+        WeightType::Float => TensorData::F32(values),
+        WeightType::Ternary => {
             let (trits, scale) = ternary(&values);
             TensorData::Ternary {
                 trits,
@@ -95,8 +121,6 @@ fn stored(role: Role, values: Vec<f32>, d_model: usize, storage: Storage) -> Ten
                 dtype: packed,
             }
         }
-        _ if halves && role.allows(DType::F16) => TensorData::F16(values),
-        _ => TensorData::F32(values),
     }
 }
 
@@ -111,6 +135,7 @@ fn layer_config(c: &ModelConfig, layer: usize) -> LayerConfig {
     };
     let common = LayerConfig {
         conv: c.conv,
+        ffn_conv: c.ffn_conv,
         gate: c.gates(mixer),
         ..LayerConfig::of(kind)
     };
@@ -123,6 +148,8 @@ fn layer_config(c: &ModelConfig, layer: usize) -> LayerConfig {
         },
         _ => LayerConfig {
             decay: c.anchor_decay,
+            identity: mixer == Mixer::TttLinear && c.fast_start == FastStart::Identity,
+            head_rates: mixer != Mixer::TttLite && c.inner_rate == InnerRate::Head,
             ..common
         },
     }

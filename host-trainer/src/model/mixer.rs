@@ -1,10 +1,10 @@
 //! The first half of a block: what mixes information over time.
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 
-use crate::config::{self, KvCache, ModelConfig};
+use super::linear::Linear;
+use crate::config::{self, FastStart, InnerRate, KvCache, ModelConfig};
 use crate::ops::attention::{self, attention};
-use crate::ops::bit_linear::bit_linear;
 use crate::ops::conv::causal_conv;
 use crate::ops::inner_loss::InnerLoss;
 use crate::ops::lite::{self, ttt_lite};
@@ -24,6 +24,7 @@ enum Kind {
 
 /// Queries, keys and values per head; then norm, gate and output projection.
 struct Heads {
+    linear: Linear,
     memory: Memory,
     qkv: [Tensor; 3],
     gate: Option<Tensor>,
@@ -40,7 +41,8 @@ enum Memory {
 
 struct Ttt {
     settings: ttt::Settings,
-    lr_weight: Tensor,
+    /// Absent where the rate is the head's alone.
+    lr_weight: Option<Tensor>,
     lr_bias: Tensor,
     tau: Tensor,
     ln_weight: Tensor,
@@ -50,6 +52,7 @@ struct Ttt {
 }
 
 struct Lite {
+    linear: Linear,
     settings: lite::Settings,
     down: Tensor,
     up: Tensor,
@@ -58,12 +61,12 @@ struct Lite {
 
 impl Mixer {
     /// The mixer of block `layer`; `get` finds a tensor of that block by its name.
-    pub fn load(config: &ModelConfig, layer: usize, get: &dyn Fn(&str) -> Tensor) -> Self {
+    pub fn load(config: &ModelConfig, layer: usize, get: &dyn Fn(&str) -> Tensor) -> Result<Self> {
         let mixer = config.mixer_of(layer);
         let memory = match mixer {
             config::Mixer::TttLite => None,
-            config::Mixer::TttLinear => Some(Memory::Ttt(Ttt::load(config, Inner::Linear, get))),
-            config::Mixer::TttMlp => Some(Memory::Ttt(Ttt::load(config, Inner::Mlp, get))),
+            config::Mixer::TttLinear => Some(Memory::Ttt(Ttt::load(config, Inner::Linear, get)?)),
+            config::Mixer::TttMlp => Some(Memory::Ttt(Ttt::load(config, Inner::Mlp, get)?)),
             config::Mixer::Attention => Some(Memory::Attention(attention::Settings {
                 heads: config.n_heads,
                 kv_heads: config.n_kv_heads(),
@@ -73,11 +76,12 @@ impl Mixer {
                 f16_cache: config.kv_cache == KvCache::F16,
             })),
         };
-        Self {
+        Ok(Self {
             conv: config.conv.then(|| get("mixer.conv.weight")),
             kind: match memory {
                 None => Kind::Lite(Lite::load(config, get)),
                 Some(memory) => Kind::Heads(Heads {
+                    linear: Linear(config.weights),
                     memory,
                     qkv: ["q", "k", "v"].map(|name| get(&format!("mixer.{name}.weight"))),
                     gate: config.gates(mixer).then(|| get("mixer.gate.weight")),
@@ -86,7 +90,7 @@ impl Mixer {
                     eps: config.norm_eps,
                 }),
             },
-        }
+        })
     }
 
     /// `[B, T, D]` from `[B, T, D]`; every row starts with a fresh state.
@@ -133,20 +137,25 @@ impl Heads {
         let y = match &self.memory {
             Memory::Ttt(memory) => memory.forward(x, &self.qkv(x)?)?,
             Memory::Attention(settings) => {
-                let kv = bit_linear(x, &Tensor::cat(&[k, v], 0)?, 2)?;
-                attention(&bit_linear(x, q, 1)?, &kv, settings)?
+                let kv = self.linear.apply(x, &Tensor::cat(&[k, v], 0)?, 2)?;
+                attention(&self.linear.apply(x, q, 1)?, &kv, settings)?
             }
         };
         let y = match &self.gate {
-            Some(gate) => gated_norm(&y, &self.out_norm, &bit_linear(x, gate, 1)?, self.eps)?,
+            Some(gate) => gated_norm(
+                &y,
+                &self.out_norm,
+                &self.linear.apply(x, gate, 1)?,
+                self.eps,
+            )?,
             None => rms_norm(&y, &self.out_norm, self.eps)?,
         };
-        bit_linear(&y, &self.o, 1)
+        self.linear.apply(&y, &self.o, 1)
     }
 
     /// `[B, T, 3D]`.
     fn qkv(&self, x: &Tensor) -> Result<Tensor> {
-        bit_linear(x, &Tensor::cat(&self.qkv, 0)?, 3)
+        self.linear.apply(x, &Tensor::cat(&self.qkv, 0)?, 3)
     }
 
     fn inner_loss(&self, x: &Tensor, lengths: &[usize]) -> Result<Option<InnerLoss>> {
@@ -158,12 +167,12 @@ impl Heads {
 }
 
 impl Ttt {
-    fn load(config: &ModelConfig, inner: Inner, get: &dyn Fn(&str) -> Tensor) -> Self {
+    fn load(config: &ModelConfig, inner: Inner, get: &dyn Fn(&str) -> Tensor) -> Result<Self> {
         let layers: &[[&str; 2]] = match inner {
             Inner::Linear => &[["mixer.w0", "mixer.u0"]],
             Inner::Mlp => &[["mixer.w0", "mixer.u0"], ["mixer.w1", "mixer.u1"]],
         };
-        Self {
+        Ok(Self {
             settings: ttt::Settings {
                 inner,
                 heads: config.n_heads,
@@ -173,14 +182,20 @@ impl Ttt {
                 rope_theta: config.rope_theta,
                 anchor_decay: config.anchor_decay,
             },
-            lr_weight: get("mixer.lr.weight"),
+            lr_weight: match config.inner_rate {
+                InnerRate::Token => Some(get("mixer.lr.weight")),
+                InnerRate::Head => None,
+            },
             lr_bias: get("mixer.lr.bias"),
             tau: get("mixer.tau.bias"),
             ln_weight: get("mixer.ln.weight"),
             ln_bias: get("mixer.ln.bias"),
-            start: layers.iter().map(|names| names.map(get)).collect(),
+            start: match config.fast_start {
+                FastStart::Learned => layers.iter().map(|names| names.map(get)).collect(),
+                FastStart::Identity => vec![identity(config, get("mixer.ln.bias").device())?],
+            },
             decay: get("mixer.decay"),
-        }
+        })
     }
 
     fn forward(&self, x: &Tensor, qkv: &Tensor) -> Result<Tensor> {
@@ -205,14 +220,29 @@ impl Ttt {
     /// Logits of the inner learning rates, `[B, T, H]`; not a BitLinear.
     fn inner_rates(&self, x: &Tensor) -> Result<Tensor> {
         let (b, t, d) = x.dims3()?;
-        let flat = x.reshape((b * t, d))?.matmul(&self.lr_weight.t()?)?;
+        let Some(weight) = &self.lr_weight else {
+            let heads = self.lr_bias.elem_count();
+            return self.lr_bias.broadcast_as((b, t, heads))?.contiguous();
+        };
+        let flat = x.reshape((b * t, d))?.matmul(&weight.t()?)?;
         flat.broadcast_add(&self.lr_bias)?.reshape((b, t, ()))
     }
+}
+
+/// `W` and `u` of every head at the identity and zeros: `[H, d, d]` and `[H, d]`.
+fn identity(config: &ModelConfig, device: &Device) -> Result<[Tensor; 2]> {
+    let (h, d) = (config.n_heads, config.d_head());
+    let one = Tensor::eye(d, DType::F32, device)?.reshape((1, d, d))?;
+    Ok([
+        one.repeat((h, 1, 1))?,
+        Tensor::zeros((h, d), DType::F32, device)?,
+    ])
 }
 
 impl Lite {
     fn load(config: &ModelConfig, get: &dyn Fn(&str) -> Tensor) -> Self {
         Self {
+            linear: Linear(config.weights),
             settings: lite::Settings {
                 mini_batch: config.mini_batch,
                 lr: config.ttt_base_lr,
@@ -225,12 +255,16 @@ impl Lite {
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let p = ttt_lite(&bit_linear(x, &self.down, 1)?, &self.decay, &self.settings)?;
-        bit_linear(&p, &self.up, 1)
+        let p = ttt_lite(
+            &self.linear.apply(x, &self.down, 1)?,
+            &self.decay,
+            &self.settings,
+        )?;
+        self.linear.apply(&p, &self.up, 1)
     }
 
     fn inner_loss(&self, x: &Tensor, lengths: &[usize]) -> Result<InnerLoss> {
-        let f = bit_linear(x, &self.down, 1)?;
+        let f = self.linear.apply(x, &self.down, 1)?;
         lite::inner_loss(&f, &self.decay, &self.settings, lengths)
     }
 }

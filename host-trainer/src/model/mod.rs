@@ -3,6 +3,7 @@
 //! It computes what the core computes; only transcendental functions and the order of sums inside
 //! norms differ, by units in the last place.
 
+mod linear;
 mod mixer;
 mod params;
 
@@ -11,11 +12,13 @@ use std::collections::HashMap;
 use candle_core::{Result, Tensor, Var};
 
 use crate::config::ModelConfig;
-use crate::ops::bit_linear::{bit_linear, int8_head};
+use crate::ops::bit_linear::int8_head;
+use crate::ops::conv::causal_conv;
 use crate::ops::embedding::embedding;
 use crate::ops::ffn::glu_norm;
 use crate::ops::inner_loss::InnerLoss;
 use crate::ops::norm::rms_norm;
+use linear::Linear;
 use mixer::Mixer;
 
 pub use params::{Spec, init, specs, to_device};
@@ -38,6 +41,8 @@ struct Block {
 
 struct Ffn {
     config: ModelConfig,
+    linear: Linear,
+    conv: Option<Tensor>,
     gate_up: [Tensor; 2],
     sub_norm: Tensor,
     down: Tensor,
@@ -53,7 +58,7 @@ impl Model {
         let get = |name: &str| weights[name].clone();
         let blocks = (0..config.n_layers)
             .map(|l| Block::load(config, l, &|name| get(&format!("layers.{l}.{name}"))))
-            .collect();
+            .collect::<Result<_>>()?;
         Ok(Self {
             embed: get("embed.weight"),
             head: (!config.tie_embeddings).then(|| get("head.weight")),
@@ -115,18 +120,20 @@ impl Model {
 }
 
 impl Block {
-    fn load(config: &ModelConfig, layer: usize, get: &dyn Fn(&str) -> Tensor) -> Self {
-        Self {
+    fn load(config: &ModelConfig, layer: usize, get: &dyn Fn(&str) -> Tensor) -> Result<Self> {
+        Ok(Self {
             mixer_norm: get("mixer_norm.weight"),
-            mixer: Mixer::load(config, layer, get),
+            mixer: Mixer::load(config, layer, get)?,
             ffn_norm: get("ffn_norm.weight"),
             ffn: Ffn {
                 config: config.clone(),
+                linear: Linear(config.weights),
+                conv: config.ffn_conv.then(|| get("ffn.conv.weight")),
                 gate_up: [get("ffn.gate.weight"), get("ffn.up.weight")],
                 sub_norm: get("ffn.sub_norm.weight"),
                 down: get("ffn.down.weight"),
             },
-        }
+        })
     }
 
     /// `h += Mixer(RMSNorm(h))`, then `h += FFN(RMSNorm(h))`.
@@ -139,10 +146,13 @@ impl Block {
 
 impl Ffn {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let gate_up = bit_linear(x, &Tensor::cat(&self.gate_up, 0)?, 2)?;
+        let convolved = self.conv.as_ref().map(|taps| causal_conv(x, taps));
+        let convolved = convolved.transpose()?;
+        let x = convolved.as_ref().unwrap_or(x);
+        let gate_up = self.linear.apply(x, &Tensor::cat(&self.gate_up, 0)?, 2)?;
         let config = &self.config;
         let m = glu_norm(&gate_up, &self.sub_norm, config.activation, config.norm_eps)?;
-        bit_linear(&m, &self.down, 1)
+        self.linear.apply(&m, &self.down, 1)
     }
 }
 

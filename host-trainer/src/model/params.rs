@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use anyhow::{Context as _, ensure};
 use candle_core::{Device, Tensor, Var};
 
-use crate::config::{Mixer, ModelConfig};
+use crate::config::{FastStart, InnerRate, Mixer, ModelConfig};
 use crate::ops::conv;
 use crate::rng::Rng;
 
@@ -22,9 +22,9 @@ enum Start {
     Alike(f32),
     /// Every value the same.
     Constant(f32),
-    /// The convolution's taps of this token and the one before are 1, the others 0, plus noise: a key holds what
-    /// stood before its value from the first step on.
-    Taps,
+    /// The last so many of the convolution's taps are 1, the others 0, plus noise. Before a mixer two: a key holds what
+    /// stood before its value from the first step on. Before the feed-forward network one, this token's.
+    Taps(usize),
     /// `tau = 1 / (i + 1) + c` is [`FIRST_TAU`] for every token of a mini-batch.
     Tau,
 }
@@ -53,15 +53,15 @@ impl Spec {
         self.shape.len() == 2 && self.name.ends_with(".weight") && !self.is_small()
     }
 
-    /// The block and the name within it, without `.weight`, of a matrix whose weights are ternary.
-    pub fn ternary(&self) -> Option<(usize, &str)> {
+    /// The block and the name within it, without `.weight`, of a matrix that is quantised as `model.weights` says.
+    pub fn matrix(&self) -> Option<(usize, &str)> {
         let (layer, name) = self.name.strip_prefix("layers.")?.split_once('.')?;
         let name = name.strip_suffix(".weight")?;
         self.decays().then_some((layer.parse().ok()?, name))
     }
 
     fn is_small(&self) -> bool {
-        ["mixer.conv.", "mixer.ln.", "mixer.lr."]
+        ["mixer.conv.", "mixer.ln.", "mixer.lr.", "ffn.conv."]
             .iter()
             .any(|part| self.name.contains(part))
     }
@@ -115,12 +115,19 @@ fn block(c: &ModelConfig, mixer: Mixer) -> Vec<Spec> {
         all.push(Spec::new(
             "mixer.conv.weight",
             &[conv::WIDTH, d],
-            Start::Taps,
+            Start::Taps(2),
         ));
     }
     match mixer {
         Mixer::TttLite => all.extend(lite(c)),
         _ => all.extend(heads(c, mixer)),
+    }
+    if c.ffn_conv {
+        all.push(Spec::new(
+            "ffn.conv.weight",
+            &[conv::WIDTH, d],
+            Start::Taps(1),
+        ));
     }
     all.extend([
         Spec::new("ffn_norm.weight", &[d], ONE),
@@ -168,14 +175,18 @@ fn heads(c: &ModelConfig, mixer: Mixer) -> Vec<Spec> {
 /// What learns in the stream, with fast layers of these inputs and outputs.
 fn ttt(c: &ModelConfig, layers: &[([usize; 2], Start)]) -> Vec<Spec> {
     let (d, h, dh) = (c.d_model, c.n_heads, c.d_head());
-    let mut all = vec![
-        Spec::new("mixer.lr.weight", &[h, d], Start::Normal(0.02)),
+    let mut all = Vec::new();
+    if c.inner_rate == InnerRate::Token {
+        all.push(Spec::new("mixer.lr.weight", &[h, d], Start::Normal(0.02)));
+    }
+    all.extend([
         Spec::new("mixer.lr.bias", &[h], ZERO),
         Spec::new("mixer.tau.bias", &[c.mini_batch], Start::Tau),
         Spec::new("mixer.ln.weight", &[h, dh], ONE),
         Spec::new("mixer.ln.bias", &[h, dh], ZERO),
-    ];
-    for (l, &([input, output], start)) in layers.iter().enumerate() {
+    ]);
+    let stored = c.fast_start == FastStart::Learned;
+    for (l, &([input, output], start)) in layers.iter().enumerate().filter(|_| stored) {
         let (w, u) = (format!("mixer.w{l}"), format!("mixer.u{l}"));
         all.push(Spec::new(w, &[h, input, output], start));
         all.push(Spec::new(u, &[h, output], ZERO));
@@ -227,12 +238,12 @@ pub fn to_device(vars: Vec<(String, Var)>, device: &Device) -> anyhow::Result<Ve
 
 fn first_values(spec: &Spec, rng: &mut Rng) -> Vec<f32> {
     let len: usize = spec.shape.iter().product();
-    let two_rows = len.saturating_sub(2 * spec.shape.last().copied().unwrap_or(len));
+    let width = spec.shape.last().copied().unwrap_or(len);
     let value = |i: usize| match spec.start {
         Start::Constant(value) => value,
         Start::Normal(deviation) | Start::Alike(deviation) => deviation * rng.normal(),
-        Start::Taps if i >= two_rows => 1.0 + 0.1 * rng.normal(),
-        Start::Taps => 0.1 * rng.normal(),
+        Start::Taps(ones) if i >= len.saturating_sub(ones * width) => 1.0 + 0.1 * rng.normal(),
+        Start::Taps(_) => 0.1 * rng.normal(),
         Start::Tau => FIRST_TAU - 1.0 / (i + 1) as f32,
     };
     (0..len).map(value).collect()

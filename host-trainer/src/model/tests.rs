@@ -54,7 +54,11 @@ fn logits_depend_on_no_later_token() {
 #[test]
 fn every_weight_has_a_gradient() {
     let (config, vars) = small();
-    let model = Model::from_vars(&config, &vars).unwrap();
+    check_gradients(&config, &vars);
+}
+
+fn check_gradients(config: &ModelConfig, vars: &[(String, Var)]) {
+    let model = Model::from_vars(config, vars).unwrap();
     let tokens = Tensor::new(&[[1u32, 2, 3, 1, 2, 3, 1, 2, 3]], &Device::Cpu).unwrap();
     let gradients = model
         .forward(&tokens)
@@ -65,7 +69,7 @@ fn every_weight_has_a_gradient() {
         .unwrap()
         .backward()
         .unwrap();
-    for (name, var) in &vars {
+    for (name, var) in vars {
         let gradient = gradients
             .get(var)
             .unwrap_or_else(|| panic!("{name} has no gradient"));
@@ -78,6 +82,23 @@ fn every_weight_has_a_gradient() {
             .unwrap();
         assert!(size.is_finite() && size > 0.0, "{name}: {size}");
     }
+}
+
+#[test]
+fn a_light_model_stores_no_starts_and_no_token_rates_and_has_all_gradients() {
+    let config = ModelConfig {
+        ffn_conv: true,
+        fast_start: config::FastStart::Identity,
+        inner_rate: config::InnerRate::Head,
+        ..small_of(&[config::Mixer::TttLinear; 2]).0
+    };
+    let vars = init(&config, 3).unwrap();
+    let has = |name: &str| vars.iter().any(|(n, _)| n == name);
+    assert!(has("layers.1.ffn.conv.weight"));
+    for name in ["w0", "u0", "lr.weight"] {
+        assert!(!has(&format!("layers.1.mixer.{name}")), "{name}");
+    }
+    check_gradients(&config, &vars);
 }
 
 #[test]

@@ -23,8 +23,11 @@ pub enum Weights {
         /// Number of matrices one below the other.
         groups: usize,
     },
-    /// int8 with a scale a row.
-    Int8Rows,
+    /// `-top..=top` with a scale a row; 127 is int8.
+    IntRows {
+        /// Largest code.
+        top: u8,
+    },
 }
 
 /// Operands of the forward pass as it saw them, all that the straight-through gradient needs.
@@ -55,7 +58,15 @@ pub fn bit_linear(x: &Tensor, weight: &Tensor, groups: usize) -> Result<Tensor> 
 /// # Errors
 /// As [`bit_linear`].
 pub fn int8_head(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-    apply(x, weight, Weights::Int8Rows)
+    int_linear(x, weight, 127)
+}
+
+/// `x [.., K]` times `weight [M, K]`, its rows quantised to `-top..=top`: `[.., M]`.
+///
+/// # Errors
+/// As [`bit_linear`].
+pub fn int_linear(x: &Tensor, weight: &Tensor, top: u8) -> Result<Tensor> {
+    apply(x, weight, Weights::IntRows { top })
 }
 
 fn apply(x: &Tensor, weight: &Tensor, weights: Weights) -> Result<Tensor> {
@@ -156,7 +167,7 @@ fn with_last(x: &Layout, last: usize) -> Vec<usize> {
 fn quantise_weights(w: &[f32], m: usize, k: usize, kind: Weights) -> (Vec<f32>, Vec<f32>) {
     let mut out = vec![0.0; w.len()];
     let scales = match kind {
-        Weights::Int8Rows => quant::int8_rows_into(w, k, &mut out),
+        Weights::IntRows { top } => quant::int_rows_into(w, k, top, &mut out),
         Weights::Ternary { groups } => {
             let rows = m / groups;
             w.chunks_exact(rows * k)

@@ -44,7 +44,7 @@ impl CustomOp1 for Embedding {
         let (rows, width) = layout.shape().dims2()?;
         self.check(rows)?;
         let mut table = vec![0.0; weight.len()];
-        let scales = quant::int8_rows_into(weight, width, &mut table);
+        let scales = quant::int_rows_into(weight, width, 127, &mut table);
         let mut out = Vec::with_capacity(self.ids.len() * width);
         for &id in &self.ids {
             let id = id as usize;

@@ -21,7 +21,7 @@ pub mod ttt;
 
 mod gemm;
 
-pub use quant::{int8_rows, ternary};
+pub use quant::{int_rows, ternary};
 
 use candle_core::{CpuStorage, Layout, Result, Shape, Storage, Tensor, bail};
 

@@ -12,11 +12,11 @@ pub fn ternary(weights: &[f32]) -> (Vec<i8>, f32) {
     (trits, scale)
 }
 
-/// Absmax int8 quantisation of each row of a `[rows, cols]` matrix:
-/// `s = max|E| / 127`, `q = clamp(round_half_even(E / s), -127, 127)`; a row of zeros has scale 0.
-pub fn int8_rows(values: &[f32], cols: usize) -> (Vec<i8>, Vec<f32>) {
+/// Absmax quantisation of each row of a `[rows, cols]` matrix to `-top..=top`, 127 for int8:
+/// `s = max|E| / top`, `q = clamp(round_half_even(E / s), -top, top)`; a row of zeros has scale 0.
+pub fn int_rows(values: &[f32], cols: usize, top: u8) -> (Vec<i8>, Vec<f32>) {
     let mut quantised = vec![0.0; values.len()];
-    let scales = int8_rows_into(values, cols, &mut quantised);
+    let scales = int_rows_into(values, cols, top, &mut quantised);
     (quantised.iter().map(|q| *q as i8).collect(), scales)
 }
 
@@ -48,23 +48,24 @@ pub(super) fn ternary_into(weights: &[f32], out: &mut [f32]) -> f32 {
     scale
 }
 
-/// Writes int8 rows as f32 and returns their scales.
-pub(super) fn int8_rows_into(values: &[f32], cols: usize, out: &mut [f32]) -> Vec<f32> {
+/// Writes quantised rows as f32 and returns their scales.
+pub(super) fn int_rows_into(values: &[f32], cols: usize, top: u8, out: &mut [f32]) -> Vec<f32> {
+    let top = f32::from(top);
     let rows = values.chunks_exact(cols).zip(out.chunks_exact_mut(cols));
     super::simd(
         #[inline(always)]
-        || rows.map(|(row, out)| int8_row(row, out)).collect(),
+        || rows.map(|(row, out)| int_row(row, top, out)).collect(),
     )
 }
 
 #[inline(always)]
-fn int8_row(row: &[f32], out: &mut [f32]) -> f32 {
-    let scale = math::max_abs(row) / 127.0;
+fn int_row(row: &[f32], top: f32, out: &mut [f32]) -> f32 {
+    let scale = math::max_abs(row) / top;
     for (o, v) in out.iter_mut().zip(row) {
         *o = if scale == 0.0 {
             0.0
         } else {
-            (v / scale).round_ties_even().clamp(-127.0, 127.0)
+            (v / scale).round_ties_even().clamp(-top, top)
         };
     }
     scale

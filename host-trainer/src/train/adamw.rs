@@ -9,7 +9,8 @@ use candle_core::Device;
 use candle_core::backprop::GradStore;
 use candle_core::{CpuStorage, InplaceOp1, Layout, Tensor, Var};
 
-use crate::config::TrainConfig;
+use crate::config::{ModelConfig, TrainConfig, WeightType};
+use crate::model::{self, Spec};
 use crate::ops;
 #[cfg(feature = "cuda")]
 use crate::ops::cuda::{self, device};
@@ -21,6 +22,24 @@ pub struct Moments {
     pub first: Vec<f32>,
     /// Running mean of squared gradients.
     pub second: Vec<f32>,
+}
+
+/// How a variable is treated.
+#[derive(Clone, Copy, Debug)]
+pub struct Treatment {
+    /// Weight decay takes from it.
+    pub decays: bool,
+    /// It holds latent weights of a ternary matrix.
+    pub latent: bool,
+}
+
+/// How the variables of a model are treated, in their order.
+pub fn treatments(config: &ModelConfig) -> Vec<Treatment> {
+    let treatment = |spec: &Spec| Treatment {
+        decays: spec.decays(),
+        latent: config.weights == WeightType::Ternary && spec.matrix().is_some(),
+    };
+    model::specs(config).iter().map(treatment).collect()
 }
 
 /// Moments in the order of the variables, where the variables are.
@@ -36,21 +55,22 @@ pub struct AdamW {
     beta2: f32,
     weight_decay: f32,
     grad_clip: f64,
-    decays: Vec<bool>,
+    latent_clip: f64,
+    treated: Vec<Treatment>,
     state: State,
     #[cfg(feature = "cuda")]
     device: Device,
 }
 
 impl AdamW {
-    /// Moments at zero; `decays` says which variables are decayed.
+    /// Moments at zero; `treated` says how each variable is treated.
     ///
     /// # Errors
     /// When the device has too little memory.
     pub fn new(
         config: &TrainConfig,
         vars: &[(String, Var)],
-        decays: Vec<bool>,
+        treated: Vec<Treatment>,
     ) -> anyhow::Result<Self> {
         let zeros = |(_, var): &(String, Var)| Moments {
             first: vec![0.0; var.elem_count()],
@@ -61,7 +81,8 @@ impl AdamW {
             beta2: config.beta2 as f32,
             weight_decay: config.weight_decay as f32,
             grad_clip: config.grad_clip,
-            decays,
+            latent_clip: config.latent_clip,
+            treated,
             state: State::Host(Vec::new()),
             #[cfg(feature = "cuda")]
             device: vars
@@ -121,20 +142,36 @@ impl AdamW {
     ) -> anyhow::Result<f64> {
         let grads = gradients(vars, grads)?;
         let numbers = Numbers::new(self, lr, step);
+        let norm = self.update(vars, &grads, numbers)?;
+        let latents = vars.iter().zip(&self.treated).filter(|(_, t)| t.latent);
+        if self.latent_clip > 0.0 {
+            for ((_, var), _) in latents {
+                clip(var, self.latent_clip)?;
+            }
+        }
+        Ok(norm)
+    }
+
+    fn update(
+        &mut self,
+        vars: &[(String, Var)],
+        grads: &[Tensor],
+        numbers: Numbers,
+    ) -> anyhow::Result<f64> {
         match &mut self.state {
             State::Host(moments) => {
-                let norm = global_norm(&grads)?;
+                let norm = global_norm(grads)?;
                 if norm.is_finite() {
                     let scale = (self.grad_clip / norm.max(1e-12)).min(1.0) as f32;
-                    let rows = vars.iter().zip(&grads).zip(moments).zip(&self.decays);
-                    for ((((_, var), grad), moments), decays) in rows {
+                    let rows = vars.iter().zip(grads).zip(moments).zip(&self.treated);
+                    for ((((_, var), grad), moments), treated) in rows {
                         ops::with_values([grad], |[grad]| {
                             let update = Update {
                                 grad,
                                 moments: RefCell::new(moments),
                                 scale,
                                 numbers,
-                                keep: numbers.keep(*decays),
+                                keep: numbers.keep(treated.decays),
                             };
                             var.inplace_op1(&update)
                         })?;
@@ -150,11 +187,23 @@ impl AdamW {
                     rate: numbers.rate,
                     root: numbers.root,
                 };
-                let keeps: Vec<f32> = self.decays.iter().map(|d| numbers.keep(*d)).collect();
-                step_on_card(vars, &grads, moments, &step, &keeps)
+                let keeps: Vec<f32> = self
+                    .treated
+                    .iter()
+                    .map(|t| numbers.keep(t.decays))
+                    .collect();
+                step_on_card(vars, grads, moments, &step, &keeps)
             }
         }
     }
+}
+
+/// Keeps latent weights within `times` their mean of absolute values: one that grew far beyond the threshold between two
+/// trits would take as long to come back.
+fn clip(var: &Var, times: f64) -> candle_core::Result<()> {
+    let bound = (var.abs()?.mean_all()? * times)?;
+    let clipped = var.broadcast_minimum(&bound)?;
+    var.set(&clipped.broadcast_maximum(&bound.neg()?)?)
 }
 
 /// Numbers of a step, the same for all variables.
@@ -271,5 +320,19 @@ impl Update<'_> {
             *v = beta2 * *v + (1.0 - beta2) * g * g;
             *w = *w * self.keep - rate * *m / (v.sqrt() * root + 1e-8);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn latent_weights_far_from_the_threshold_are_brought_near_and_others_left() {
+        let values = [0.5f32, -0.25, 9.0, -9.0, 0.0, 1.0, -1.0, 0.25]; // the mean of absolute values is 2.625
+        let var = Var::from_slice(&values, (2, 4), &candle_core::Device::Cpu).unwrap();
+        clip(&var, 2.0).unwrap();
+        let clipped: Vec<f32> = var.flatten_all().unwrap().to_vec1().unwrap();
+        assert_eq!(clipped, [0.5, -0.25, 5.25, -5.25, 0.0, 1.0, -1.0, 0.25]);
     }
 }

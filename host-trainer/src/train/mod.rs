@@ -20,14 +20,14 @@ use candle_core::{Device, Tensor, Var};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use crate::config::{Config, ModelConfig};
+use crate::config::{Config, ModelConfig, WeightType};
 use crate::data::batch::{Batch, Dataset, SourceInfo, same_rows};
 use crate::data::source::Source;
 use crate::device;
 use crate::model::{self, Model, Spec};
 use crate::ops::loss::cross_entropy;
 use crate::tokenizer::Tokenizer;
-use adamw::AdamW;
+use adamw::{AdamW, treatments};
 use checkpoint::Checkpoint;
 use metrics::{Line, Metrics};
 use report::Report;
@@ -148,10 +148,9 @@ impl Run {
         let vars = model::init(&config.model, config.train.seed)?;
         let vars = model::to_device(vars, device)?;
         let specs = model::specs(&config.model);
-        let decays = specs.iter().map(|s| s.decays()).collect();
         Ok(Self {
             model: Model::from_vars(&config.model, &vars)?,
-            optimiser: AdamW::new(&config.train, &vars, decays)?,
+            optimiser: AdamW::new(&config.train, &vars, treatments(&config.model))?,
             config,
             sources: data.describe(),
             data,
@@ -285,6 +284,7 @@ impl Run {
             model: &self.model,
             host: host.as_ref().unwrap_or(&self.model),
             specs: &self.specs,
+            ternary: self.config.model.weights == WeightType::Ternary,
             vars: &self.vars,
         };
         let (val_loss, probe) = match probed.then(|| subject.probe()).transpose()? {

@@ -73,6 +73,8 @@ pub(super) struct Subject<'a> {
     /// The same on the CPU, where inner losses are measured.
     pub host: &'a Model,
     pub specs: &'a [Spec],
+    /// Whether the blocks' matrices are ternary.
+    pub ternary: bool,
     pub vars: &'a [(String, Var)],
 }
 
@@ -141,8 +143,9 @@ impl Subject<'_> {
 
     fn zeros(&self) -> anyhow::Result<Vec<Zeros>> {
         let mut all = Vec::new();
-        for (spec, (_, var)) in self.specs.iter().zip(self.vars) {
-            let Some((layer, matrix)) = spec.ternary() else {
+        let specs = self.specs.iter().zip(self.vars);
+        for (spec, (_, var)) in specs.filter(|_| self.ternary) {
+            let Some((layer, matrix)) = spec.matrix() else {
                 continue;
             };
             let weights = var.as_tensor().to_device(&Device::Cpu)?;

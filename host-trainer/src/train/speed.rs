@@ -6,7 +6,7 @@ use anyhow::ensure;
 use candle_core::{Device, Tensor};
 use serde::Serialize;
 
-use super::adamw::AdamW;
+use super::adamw::{AdamW, treatments};
 use crate::config::{Mixer, ModelConfig, TrainConfig};
 use crate::model::{self, Model};
 use crate::ops::loss::cross_entropy;
@@ -128,7 +128,6 @@ impl Run {
     fn new(bench: &Bench) -> anyhow::Result<Self> {
         let c = &bench.model;
         let vars = model::to_device(model::init(c, 1)?, &bench.device)?;
-        let decays = model::specs(c).iter().map(|s| s.decays()).collect();
         let mut rng = Rng::new(1, 1);
         let len = bench.batch * bench.context;
         let mut draw = || -> Vec<u32> {
@@ -139,7 +138,7 @@ impl Run {
         Ok(Self {
             device: bench.device.clone(),
             model: Model::from_vars(c, &vars)?,
-            optimiser: AdamW::new(&TrainConfig::default(), &vars, decays)?,
+            optimiser: AdamW::new(&TrainConfig::default(), &vars, treatments(c))?,
             vars,
             tokens: Tensor::from_vec(draw(), (bench.batch, bench.context), &Device::Cpu)?,
             targets: draw(),

@@ -1,6 +1,6 @@
 //! BitLinear and the int8 head: codes and trits in bfloat16, multiplied on the tensor cores, scaled afterwards.
 
-use candle_core::Result;
+use candle_core::{Result, bail};
 
 use super::{Arg, Launch, Machine, Matrix, Product, Span};
 use crate::ops::bit_linear::Weights;
@@ -37,7 +37,10 @@ pub fn forward<M: Machine>(
     let (input, input_scales) = (m.alloc(n * k)?, m.alloc(n)?);
     quantise(m, "quantise_rows", x, (n, k), [&input], [&input_scales])?;
     let (weight, weight_scales, group) = match weights {
-        Weights::Int8Rows => {
+        Weights::IntRows { top } if top != 127 => {
+            bail!("quant-linear: a GPU has no kernel for rows of -{top} to {top}")
+        }
+        Weights::IntRows { .. } => {
             let (codes, scales) = (m.alloc(outputs * k)?, m.alloc(outputs)?);
             quantise(m, "int8_rows", w, (outputs, k), [&codes], [&scales])?;
             (codes, scales, 1)

@@ -175,13 +175,13 @@ fn products_of_codes_have_the_bits_of_the_cpu() {
     let cases = [
         (5, 24, 10, Weights::Ternary { groups: 1 }),
         (33, 40, 48, Weights::Ternary { groups: 3 }),
-        (7, 32, 20, Weights::Int8Rows),
+        (7, 32, 20, Weights::IntRows { top: 127 }),
     ];
     for (n, k, outputs, weights) in cases {
         let (x, w) = (random(&[n, k], 10), random(&[outputs, k], 11));
         let y = match weights {
             Weights::Ternary { groups } => ternary(&x, &w, groups),
-            Weights::Int8Rows => int8_head(&x, &w),
+            Weights::IntRows { .. } => int8_head(&x, &w),
         };
         let (y, dy, grads) = on_cpu(&[&x, &w], y);
         let ([x, w], dy) = ([&x, &w].map(|t| up(&m, t)), m.upload(&dy).unwrap());
@@ -198,7 +198,10 @@ fn products_of_codes_have_the_bits_of_the_cpu() {
 fn a_matrix_of_zeros_has_codes_of_zero() {
     let Some(m) = Emulator::new() else { return };
     use crate::ops::bit_linear::Weights;
-    for weights in [Weights::Ternary { groups: 1 }, Weights::Int8Rows] {
+    for weights in [
+        Weights::Ternary { groups: 1 },
+        Weights::IntRows { top: 127 },
+    ] {
         let (x, w) = (
             m.upload(&[0.0f32; 12]).unwrap(),
             m.upload(&[0.0f32; 8]).unwrap(),
@@ -222,8 +225,13 @@ fn the_optimiser_takes_the_step_of_the_cpu() {
             .each_ref()
             .map(|v| [0, 1].map(|_| m.upload(&vec![0.0f32; v.elem_count()]).unwrap()));
         let uploaded = gradients.each_ref().map(|g| up(&m, g));
-        let mut optimiser =
-            crate::train::adamw::AdamW::new(&config, &named, vec![true, false]).unwrap();
+        let treated = [true, false]
+            .map(|decays| crate::train::adamw::Treatment {
+                decays,
+                latent: false,
+            })
+            .to_vec();
+        let mut optimiser = crate::train::adamw::AdamW::new(&config, &named, treated).unwrap();
         for step in 1..4 {
             let loss = ((vars[0].as_tensor() * &gradients[0])
                 .unwrap()
