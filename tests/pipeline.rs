@@ -4,6 +4,8 @@
 mod support;
 
 use serde_json::Value;
+use std::hash::BuildHasher as _;
+use std::time::Duration;
 use support::{Bench, demo};
 
 const CONFIG: &str = "[model]\nd_model = 32\nn_heads = 2\nn_layers = 1\nd_ffn = 48\n[train]\ncontext = 64\nbatch = 4\nlog_every = 1\n";
@@ -245,44 +247,53 @@ fn weighted_files_resume_without_being_named_again_and_a_run_can_be_looked_at() 
     );
 }
 
+/// Kills the run ten times, each time at another moment of its work: between steps, within one, while a checkpoint or a
+/// line of metrics is being written.
 #[test]
-fn a_killed_run_resumes_from_its_last_checkpoint_to_the_same_bytes() {
+fn a_run_that_is_killed_ten_times_comes_to_the_bytes_of_one_that_was_not() {
     let bench = trained();
     bench.write("every.toml", format!("{CONFIG}checkpoint_every = 1\n"));
-    let train =
-        "train --config every.toml --data corpus.bin --tokenizer t.json --steps 12 --out killed";
-    let mut child = bench.start(train);
-    while !bench.path("killed/checkpoint.safetensors").exists()
-        && child.try_wait().unwrap().is_none()
-    {
-        std::thread::yield_now();
+    let train = "train --config every.toml --data corpus.bin --tokenizer t.json --steps 160";
+    bench.json(&format!("{train} --out whole"));
+    let checkpoint = bench.path("killed/checkpoint.safetensors");
+    let written = || {
+        std::fs::metadata(&checkpoint)
+            .and_then(|m| m.modified())
+            .ok()
+    };
+    let mut random = std::hash::RandomState::new().hash_one(0);
+    for _ in 0..10 {
+        let resume = if checkpoint.exists() { "--resume" } else { "" };
+        let before = written();
+        let mut child = bench.start(&format!("{train} --out killed {resume}"));
+        while written() == before {
+            assert_eq!(child.try_wait().unwrap(), None, "killed before its end");
+            std::thread::yield_now();
+        }
+        random = random.rotate_left(17) ^ 0x9E37_79B9_7F4A_7C15;
+        std::thread::sleep(Duration::from_micros(random % 30_000));
+        assert_eq!(child.try_wait().unwrap(), None, "killed before its end");
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
-    child.kill().unwrap();
-    child.wait().unwrap();
-    let resumed = bench.run(&format!("{train} --resume"));
-    let nothing_left = String::from_utf8_lossy(&resumed.stderr).contains("nothing to do"); // it was faster than the kill
+    bench.json(&format!("{train} --out killed --resume"));
     assert!(
-        resumed.status.success() || nothing_left,
-        "{}",
-        String::from_utf8_lossy(&resumed.stderr)
-    );
-    assert!(
-        tensors(&bench, "run") == tensors(&bench, "killed"),
+        tensors(&bench, "whole") == tensors(&bench, "killed"),
         "resumed weights differ"
     );
     let metrics = std::fs::read_to_string(bench.path("killed/metrics.jsonl")).unwrap();
-    let steps: Vec<u64> = metrics
-        .lines()
-        .map(|l| {
-            serde_json::from_str::<Value>(l).unwrap()["step"]
-                .as_u64()
-                .unwrap()
-        })
-        .collect();
+    let step = |line: &str| serde_json::from_str::<Value>(line).unwrap()["step"].as_u64();
+    let steps: Vec<u64> = metrics.lines().map(|line| step(line).unwrap()).collect();
     assert_eq!(
         steps,
-        (1..=12).collect::<Vec<_>>(),
+        (1..=160).collect::<Vec<_>>(),
         "every step is in the metrics once"
+    );
+    let files = std::fs::read_dir(bench.path("killed")).unwrap();
+    let mut names = files.map(|f| f.unwrap().file_name().into_string().unwrap());
+    assert!(
+        names.all(|name| !name.ends_with(".tmp")),
+        "nothing unfinished is left"
     );
 }
 

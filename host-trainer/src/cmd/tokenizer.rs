@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use serde::Serialize;
 
 use crate::data::{open_text, text};
+use crate::engine::text::read_bytes;
 use crate::output::Output;
 use crate::tokenizer::{SEPARATOR, Tokenizer};
 
@@ -26,6 +27,9 @@ pub struct Args {
     /// One token for each byte that occurs and one for all others: the smallest embedding for a microcontroller
     #[arg(long, conflicts_with = "vocab_size")]
     pub alphabet: bool,
+    /// Every byte of the files is text, separators too: for `prepare --split-bytes`
+    #[arg(long, requires = "alphabet", conflicts_with = "lossy")]
+    pub raw: bool,
     /// File to write
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
@@ -75,7 +79,13 @@ fn train(args: &Args) -> anyhow::Result<Tokenizer> {
 
 fn alphabet(args: &Args) -> anyhow::Result<Tokenizer> {
     let mut letters = BTreeSet::new();
-    read(args, &mut |text| letters.extend(text.bytes()))?;
+    if args.raw {
+        for path in &args.data {
+            letters.extend(read_bytes(path)?);
+        }
+    } else {
+        read(args, &mut |text| letters.extend(text.bytes()))?;
+    }
     Tokenizer::alphabet(&letters)
 }
 

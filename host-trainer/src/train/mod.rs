@@ -5,6 +5,7 @@
 
 pub mod adamw;
 pub mod checkpoint;
+mod claim;
 pub mod metrics;
 pub mod probe;
 pub mod report;
@@ -15,7 +16,7 @@ pub mod tensorboard;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{bail, ensure};
 use candle_core::{Device, Tensor, Var};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
@@ -95,8 +96,7 @@ pub fn run(request: Request) -> anyhow::Result<Summary> {
         config.train.val_fraction,
         config.train.context,
     )?;
-    std::fs::create_dir_all(&request.out)
-        .with_context(|| format!("cannot create directory {}", request.out.display()))?;
+    let _lock = claim::claim(&request.out)?;
     checkpoint::save_held_out(&request.out, &data.held_out_rows(HELD_OUT_ROWS))?;
     let mut run = Run::new(config, data, request.out.clone(), &request.device)?;
     if request.resume {
