@@ -26,6 +26,9 @@ pub struct TrainConfig {
     pub batch: usize,
     /// Most tokens of one row.
     pub context: usize,
+    /// Tokens of a row through which gradients flow; longer rows are read segment by segment, the state going over. 0 for
+    /// whole rows.
+    pub segment: usize,
     /// Peak learning rate.
     pub lr: f64,
     /// Last learning rate as a fraction of the peak (cosine ends there).
@@ -65,6 +68,7 @@ impl Default for TrainConfig {
             seconds: None,
             batch: 8,
             context: 256,
+            segment: 0,
             lr: 4e-3,
             min_lr: 0.0,
             warmup: 0.04,
@@ -188,7 +192,22 @@ impl Config {
     pub fn validate(&self) -> anyhow::Result<()> {
         self.model.validate()?;
         self.train.validate()?;
+        self.validate_segment()?;
         data::validate(&self.data)
+    }
+
+    fn validate_segment(&self) -> anyhow::Result<()> {
+        let (segment, mini_batch) = (self.train.segment, self.model.mini_batch);
+        ensure!(
+            segment.is_multiple_of(mini_batch),
+            "train.segment = {segment} is not a multiple of model.mini_batch = {mini_batch}; choose one"
+        );
+        ensure!(
+            segment == 0 || self.model.carries(),
+            "train.segment is for ttt-linear and ttt-mlp, but a block has another mixer, which carries nothing from segment \
+             to segment; leave it out"
+        );
+        Ok(())
     }
 
     /// Tokens that attention without a window can look back on when the model runs: what `model.context` says, or

@@ -55,6 +55,18 @@ pub fn check(device: &Device, config: &ModelConfig) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Refuses segments on a GPU.
+///
+/// # Errors
+/// Says the way out.
+pub fn check_segment(device: &Device, segment: usize) -> anyhow::Result<()> {
+    ensure!(
+        segment == 0 || device.is_cpu(),
+        "train.segment = {segment}: segments have no CUDA kernels; use --device cpu, or leave it out"
+    );
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,6 +7,14 @@ pub fn prepare() {
     bitttt_core::Backend::request_amx(); // refused or absent: the backend is not offered then
 }
 
+/// Most memory that this process ever had in use, in bytes, where the system tells.
+pub fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
+    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kilobytes << 10)
+}
+
 /// Candle's own pool waits by spinning: on two cores it costs a step a seventh of its time, and several times that where
 /// another program wants a core. What is worth spreading over threads is ours and goes over rayon.
 #[allow(unsafe_code)]

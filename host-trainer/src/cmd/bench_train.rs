@@ -29,6 +29,9 @@ pub struct Args {
     /// Tokens of a row
     #[arg(long, value_name = "N", default_value_t = 2048)]
     pub context: usize,
+    /// Read rows in segments of N tokens, through which gradients flow; 0 for whole rows
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub segment: usize,
     /// Time to spend on steps
     #[arg(long, value_name = "F", default_value_t = 20.0)]
     pub seconds: f64,
@@ -79,6 +82,7 @@ pub fn run(args: &Args, out: &Output) -> Result<()> {
         model: shape(&args.shape)?,
         batch: args.batch,
         context: args.context,
+        segment: args.segment,
         time: Duration::from_secs_f64(args.seconds),
         device: device::open(&args.device)?,
     })?;
@@ -107,6 +111,9 @@ fn show(report: &Report, out: &Output) {
         report.utilisation * 100.0,
         report.peak_tflops
     ));
+    if let Some(bytes) = s.peak_memory_bytes {
+        out.say(format!("peak memory {:.0} MB", bytes as f64 / 1e6));
+    }
     let [forward, backward, optimiser] = s.phases.map(|seconds| seconds * 1e3);
     out.say(format!(
         "forward {forward:.1} ms, backward {backward:.1} ms, optimiser {optimiser:.1} ms; loss {:.3} to {:.3}",

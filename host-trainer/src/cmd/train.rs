@@ -49,6 +49,9 @@ pub struct Args {
     /// Most tokens of a row
     #[arg(long, value_name = "N")]
     pub context: Option<usize>,
+    /// Tokens through which gradients flow: longer rows are read in segments of so many, memory grows with these alone
+    #[arg(long, value_name = "N")]
+    pub segment: Option<usize>,
     /// Seed of first weights and of the order of the data
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
@@ -128,6 +131,7 @@ fn resolve(args: &Args) -> anyhow::Result<Config> {
     train.lr = args.lr.unwrap_or(train.lr);
     train.batch = args.batch.unwrap_or(train.batch);
     train.context = args.context.unwrap_or(train.context);
+    train.segment = args.segment.unwrap_or(train.segment);
     train.seed = args.seed.unwrap_or(train.seed);
     Ok(config)
 }

@@ -205,6 +205,12 @@ impl ModelConfig {
         self.window == 0 && self.stack().any(|m| m == Mixer::Attention)
     }
 
+    /// Whether all blocks can go on from one segment of a row to the next: TTT-Linear and TTT-MLP do.
+    pub fn carries(&self) -> bool {
+        self.stack()
+            .all(|m| matches!(m, Mixer::TttLinear | Mixer::TttMlp))
+    }
+
     /// Checks every field against the others.
     ///
     /// # Errors

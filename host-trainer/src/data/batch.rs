@@ -44,6 +44,25 @@ impl Batch {
         batch
     }
 
+    /// Columns `0..tokens`, `tokens..2 tokens` and so on, as batches of their own.
+    pub fn segments(&self, tokens: usize) -> impl Iterator<Item = Self> {
+        (0..self.len).step_by(tokens.max(1)).map(move |start| {
+            let len = tokens.max(1).min(self.len - start);
+            let cut = |all: &[u32]| {
+                let rows = all.chunks(self.len);
+                rows.flat_map(|row| &row[start..start + len])
+                    .copied()
+                    .collect()
+            };
+            Self {
+                rows: self.rows,
+                len,
+                tokens: cut(&self.tokens),
+                targets: cut(&self.targets),
+            }
+        })
+    }
+
     /// Length of every row without its padding.
     pub fn lengths(&self) -> Vec<usize> {
         let counted = |row: &[u32]| row.iter().filter(|t| **t != IGNORE).count();

@@ -13,18 +13,22 @@ use candle_core::{D, Device, Tensor};
 
 use super::evaluate::{Document, Read, Score, evaluate_with};
 use super::export::{Storage, blueprint};
-use crate::model::Model;
+use crate::model::{Carry, Model};
 use crate::ops::loss;
 use crate::train::checkpoint::Checkpoint;
 
 /// Most tokens that are read at once: a graph takes memory for each.
 const MAX_TOKENS: usize = 65_536;
+/// About so many tokens are read at a time where the model's state goes over.
+const SEGMENT: usize = 4096;
 
 /// A trained model on a device.
 pub struct Graph {
     model: Model,
     base_lr: f32,
     document_token: u32,
+    /// Whole mini-batches to read at a time, where the state goes over from one time to the next.
+    segment: Option<usize>,
 }
 
 impl Graph {
@@ -54,6 +58,8 @@ impl Graph {
         let graph = Self {
             model: Model::load(&config.model, &weights)?,
             base_lr: config.model.ttt_base_lr,
+            segment: (config.model.carries() && device.is_cpu())
+                .then(|| SEGMENT.next_multiple_of(config.model.mini_batch)),
             document_token: CoreModel::from_bytes(blob.bytes())?.config().document_token,
         };
         Ok((graph, blob))
@@ -82,13 +88,18 @@ impl Graph {
     }
 
     fn read(&self, inputs: &[u32], targets: &[u32]) -> Result<Read> {
-        let logits = self.logits(inputs)?;
-        let best = logits.argmax(D::Minus1)?.flatten_all()?.to_vec1::<u32>()?;
-        Ok(Read {
-            losses: loss::losses(&logits, targets)?,
-            hits: best.iter().zip(targets).map(|(b, t)| b == t).collect(),
-            dropped: 0,
-        })
+        let mut read = Read::default();
+        let Some(segment) = self.segment else {
+            add(&mut read, &self.logits(inputs)?, targets)?;
+            return Ok(read);
+        };
+        let mut carry = Carry::default();
+        for (inputs, targets) in inputs.chunks(segment).zip(targets.chunks(segment)) {
+            let tokens = Tensor::from_slice(inputs, (1, inputs.len()), &Device::Cpu)?;
+            let logits = self.model.forward_segment(&tokens, &mut carry)?;
+            add(&mut read, &logits, targets)?;
+        }
+        Ok(read)
     }
 
     /// `[1, tokens, V]`.
@@ -129,4 +140,13 @@ impl Graph {
         }
         Ok(tokens.split_off(first))
     }
+}
+
+/// Adds what `logits [1, n, V]` make of `n` targets.
+fn add(read: &mut Read, logits: &Tensor, targets: &[u32]) -> Result<()> {
+    let best = logits.argmax(D::Minus1)?.flatten_all()?.to_vec1::<u32>()?;
+    read.losses.extend(loss::losses(logits, targets)?);
+    read.hits
+        .extend(best.iter().zip(targets).map(|(b, t)| b == t));
+    Ok(())
 }

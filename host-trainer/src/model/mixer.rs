@@ -1,15 +1,15 @@
 //! The first half of a block: what mixes information over time.
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor, bail};
 
+use super::carry::{BlockCarry, convolve};
 use super::linear::Linear;
 use crate::config::{self, FastStart, InnerRate, KvCache, ModelConfig};
 use crate::ops::attention::{self, attention};
-use crate::ops::conv::causal_conv;
 use crate::ops::inner_loss::InnerLoss;
 use crate::ops::lite::{self, ttt_lite};
 use crate::ops::norm::{gated_norm, rms_norm};
-use crate::ops::ttt::{self, Inner, Learned, ttt};
+use crate::ops::ttt::{self, FastState, Inner, Learned, ttt, ttt_segment};
 
 /// A mixer of any kind, with the convolution in front of it.
 pub struct Mixer {
@@ -93,25 +93,26 @@ impl Mixer {
         })
     }
 
-    /// `[B, T, D]` from `[B, T, D]`; every row starts with a fresh state.
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let x = self.convolve(x)?;
-        match &self.kind {
-            Kind::Heads(heads) => heads.forward(&x),
-            Kind::Lite(lite) => lite.forward(&x),
+    /// `[B, T, D]` from `[B, T, D]`; every row starts with a fresh state, or goes on from `carry`.
+    pub(super) fn forward(&self, x: &Tensor, mut carry: Option<&mut BlockCarry>) -> Result<Tensor> {
+        let x = self.convolve(x, carry.as_deref_mut().map(|c| &mut c.conv))?;
+        match (&self.kind, carry) {
+            (Kind::Heads(heads), carry) => heads.forward(&x, carry.map(|c| &mut c.fast)),
+            (Kind::Lite(lite), None) => lite.forward(&x),
+            (Kind::Lite(_), Some(_)) => bail!("ttt-lite carries nothing from segment to segment"),
         }
     }
 
-    fn convolve(&self, x: &Tensor) -> Result<Tensor> {
+    fn convolve(&self, x: &Tensor, carried: Option<&mut Option<Tensor>>) -> Result<Tensor> {
         match &self.conv {
-            Some(weight) => causal_conv(x, weight),
+            Some(taps) => convolve(x, taps, carried),
             None => Ok(x.clone()),
         }
     }
 
     /// What inner learning achieves on `x [B, T, D]`, whose rows have these lengths; none in attention.
     pub fn inner_loss(&self, x: &Tensor, lengths: &[usize]) -> Result<Option<InnerLoss>> {
-        let x = self.convolve(x)?;
+        let x = self.convolve(x, None)?;
         match &self.kind {
             Kind::Heads(heads) => heads.inner_loss(&x, lengths),
             Kind::Lite(lite) => lite.inner_loss(&x, lengths).map(Some),
@@ -132,10 +133,13 @@ impl Mixer {
 }
 
 impl Heads {
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, carried: Option<&mut Option<FastState>>) -> Result<Tensor> {
         let [q, k, v] = &self.qkv;
         let y = match &self.memory {
-            Memory::Ttt(memory) => memory.forward(x, &self.qkv(x)?)?,
+            Memory::Ttt(memory) => memory.forward(x, &self.qkv(x)?, carried)?,
+            Memory::Attention(_) if carried.is_some() => {
+                bail!("attention carries nothing from segment to segment")
+            }
             Memory::Attention(settings) => {
                 let kv = self.linear.apply(x, &Tensor::cat(&[k, v], 0)?, 2)?;
                 attention(&self.linear.apply(x, q, 1)?, &kv, settings)?
@@ -198,8 +202,20 @@ impl Ttt {
         })
     }
 
-    fn forward(&self, x: &Tensor, qkv: &Tensor) -> Result<Tensor> {
-        ttt(qkv, &self.inner_rates(x)?, &self.learned(), &self.settings)
+    fn forward(
+        &self,
+        x: &Tensor,
+        qkv: &Tensor,
+        carried: Option<&mut Option<FastState>>,
+    ) -> Result<Tensor> {
+        let (rates, learned) = (self.inner_rates(x)?, self.learned());
+        let Some(carried) = carried else {
+            return ttt(qkv, &rates, &learned, &self.settings);
+        };
+        let before = carried.take();
+        let (out, left) = ttt_segment(qkv, &rates, &learned, &self.settings, before.as_ref())?;
+        *carried = Some(left);
+        Ok(out)
     }
 
     fn inner_loss(&self, x: &Tensor, qkv: &Tensor, lengths: &[usize]) -> Result<InnerLoss> {

@@ -3,6 +3,7 @@
 //! It computes what the core computes; only transcendental functions and the order of sums inside
 //! norms differ, by units in the last place.
 
+mod carry;
 mod linear;
 mod mixer;
 mod params;
@@ -13,14 +14,15 @@ use candle_core::{Result, Tensor, Var};
 
 use crate::config::ModelConfig;
 use crate::ops::bit_linear::int8_head;
-use crate::ops::conv::causal_conv;
 use crate::ops::embedding::embedding;
 use crate::ops::ffn::glu_norm;
 use crate::ops::inner_loss::InnerLoss;
 use crate::ops::norm::rms_norm;
+use carry::{BlockCarry, convolve};
 use linear::Linear;
 use mixer::Mixer;
 
+pub use carry::Carry;
 pub use params::{Spec, init, specs, to_device};
 
 /// The whole model.
@@ -84,9 +86,29 @@ impl Model {
     pub fn forward(&self, tokens: &Tensor) -> Result<Tensor> {
         let mut h = embedding(tokens, &self.embed)?;
         for block in &self.blocks {
-            h = block.forward(&h, self.config.norm_eps)?;
+            h = block.forward(&h, self.config.norm_eps, None)?;
         }
-        let h = rms_norm(&h, &self.norm, self.config.norm_eps)?;
+        self.logits(&h)
+    }
+
+    /// The same for the next segment `tokens [B, T]` of longer rows, whose state goes over in `carry`. Every segment but
+    /// the last has whole mini-batches.
+    ///
+    /// # Errors
+    /// As [`Model::forward`]; mixers that carry nothing (see [`ModelConfig::carries`]).
+    pub fn forward_segment(&self, tokens: &Tensor, carry: &mut Carry) -> Result<Tensor> {
+        carry
+            .blocks
+            .resize(self.blocks.len(), BlockCarry::default());
+        let mut h = embedding(tokens, &self.embed)?;
+        for (block, carry) in self.blocks.iter().zip(&mut carry.blocks) {
+            h = block.forward(&h, self.config.norm_eps, Some(carry))?;
+        }
+        self.logits(&h)
+    }
+
+    fn logits(&self, h: &Tensor) -> Result<Tensor> {
+        let h = rms_norm(h, &self.norm, self.config.norm_eps)?;
         int8_head(&h, self.head.as_ref().unwrap_or(&self.embed))
     }
 
@@ -106,7 +128,7 @@ impl Model {
         for block in &self.blocks {
             let x = rms_norm(&h, &block.mixer_norm, eps)?;
             losses.push(block.mixer.inner_loss(&x, lengths)?);
-            h = block.forward(&h, eps)?;
+            h = block.forward(&h, eps, None)?;
         }
         Ok(losses)
     }
@@ -137,16 +159,18 @@ impl Block {
     }
 
     /// `h += Mixer(RMSNorm(h))`, then `h += FFN(RMSNorm(h))`.
-    fn forward(&self, h: &Tensor, eps: f32) -> Result<Tensor> {
-        let h = (h + self.mixer.forward(&rms_norm(h, &self.mixer_norm, eps)?)?)?;
-        let m = self.ffn.forward(&rms_norm(&h, &self.ffn_norm, eps)?)?;
+    fn forward(&self, h: &Tensor, eps: f32, mut carry: Option<&mut BlockCarry>) -> Result<Tensor> {
+        let x = rms_norm(h, &self.mixer_norm, eps)?;
+        let h = (h + self.mixer.forward(&x, carry.as_deref_mut())?)?;
+        let x = rms_norm(&h, &self.ffn_norm, eps)?;
+        let m = self.ffn.forward(&x, carry.map(|c| &mut c.ffn_conv))?;
         h + m
     }
 }
 
 impl Ffn {
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let convolved = self.conv.as_ref().map(|taps| causal_conv(x, taps));
+    fn forward(&self, x: &Tensor, carried: Option<&mut Option<Tensor>>) -> Result<Tensor> {
+        let convolved = self.conv.as_ref().map(|taps| convolve(x, taps, carried));
         let convolved = convolved.transpose()?;
         let x = convolved.as_ref().unwrap_or(x);
         let gate_up = self.linear.apply(x, &Tensor::cat(&self.gate_up, 0)?, 2)?;

@@ -6,6 +6,7 @@
 pub mod adamw;
 pub mod checkpoint;
 mod claim;
+pub mod gradients;
 pub mod metrics;
 pub mod probe;
 pub mod report;
@@ -17,7 +18,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{bail, ensure};
-use candle_core::{Device, Tensor, Var};
+use candle_core::{Device, Var};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
@@ -26,7 +27,6 @@ use crate::data::batch::{Batch, Dataset, SourceInfo, same_rows};
 use crate::data::source::Source;
 use crate::device;
 use crate::model::{self, Model, Spec};
-use crate::ops::loss::cross_entropy;
 use crate::tokenizer::Tokenizer;
 use adamw::{AdamW, treatments};
 use checkpoint::Checkpoint;
@@ -91,6 +91,7 @@ pub fn run(request: Request) -> anyhow::Result<Summary> {
     config.model.fit_vocab(request.tokenizer.vocab_size())?;
     config.validate()?;
     device::check(&request.device, &config.model)?;
+    device::check_segment(&request.device, config.train.segment)?;
     let data = Dataset::new(
         request.data,
         config.train.val_fraction,
@@ -243,12 +244,10 @@ impl Run {
 
     /// One optimiser step; returns loss and gradient norm.
     fn update(&mut self, batch: &Batch, lr: f64) -> anyhow::Result<(f64, f64)> {
-        let logits = self.model.forward(&input(batch)?)?;
-        let loss = cross_entropy(&logits, &batch.targets)?;
-        let grads = loss.backward()?;
+        let segment = self.config.train.segment;
+        let (loss, grads) = gradients::gradients(&self.model, &self.vars, batch, segment)?;
         self.step += 1;
         let norm = self.optimiser.step(&self.vars, &grads, lr, self.step)?;
-        let loss = f64::from(loss.to_scalar::<f32>()?);
         ensure!(
             loss.is_finite(),
             "the loss is not finite at step {}; lower --lr and --resume, the last checkpoint is whole",
@@ -351,11 +350,6 @@ impl Run {
             self.step
         ));
     }
-}
-
-/// Tokens stay on the CPU: the embedding reads them there, whatever runs the model.
-fn input(batch: &Batch) -> candle_core::Result<Tensor> {
-    Tensor::from_slice(&batch.tokens, (batch.rows, batch.len), &Device::Cpu)
 }
 
 /// Names the first field in which the models differ.

@@ -1,16 +1,15 @@
 //! What a validation looks at: held-out loss by source and by position, what inner learning achieves, and how many
 //! weights are zero. It changes nothing in the run.
 
-use candle_core::{Device, Tensor, Var};
+use candle_core::{Device, Var};
 use serde::{Deserialize, Serialize};
 
-use super::input;
+use super::gradients::{input, token_losses};
 use crate::config::TrainConfig;
 use crate::data::batch::{Batch, Dataset};
 use crate::engine::evaluate::{Bucket, ByPosition};
 use crate::model::{Model, Spec};
 use crate::ops::inner_loss::InnerLoss;
-use crate::ops::loss::losses;
 use crate::ops::{ternary, with_values};
 
 /// Held-out tokens of one forward pass.
@@ -117,28 +116,28 @@ impl Subject<'_> {
         let batches = self.data.held_out(i, rows, self.config.eval_rows);
         for (b, batch) in batches.enumerate() {
             let lengths = batch.lengths();
-            let tokens = input(&batch)?;
-            for (row, length) in self
-                .losses(&tokens, &batch)?
-                .chunks(batch.len)
-                .zip(&lengths)
-            {
+            let found = token_losses(self.model, &batch, self.config.segment)?;
+            for (row, length) in found.chunks(batch.len).zip(&lengths) {
                 sum += row.iter().map(|l| f64::from(*l)).sum::<f64>();
                 by_position.add(0, &row[..*length]);
             }
             counted += batch.counted();
             // It costs a forward pass of its own, and the rows of one are enough for a mean.
             if b == 0 {
-                add(inner, self.host.inner_losses(&tokens, &lengths)?);
+                add(inner, self.inner_losses(&batch)?);
             }
         }
         Ok((counted > 0).then(|| sum / counted as f64))
     }
 
-    /// Loss of every token, 0 for padding.
-    fn losses(&self, tokens: &Tensor, batch: &Batch) -> candle_core::Result<Vec<f32>> {
-        let logits = self.model.forward(tokens)?;
-        losses(&logits, &batch.targets)
+    /// What inner learning achieves, in the first segment of long rows.
+    fn inner_losses(&self, batch: &Batch) -> candle_core::Result<Vec<Option<InnerLoss>>> {
+        let first = match self.config.segment {
+            0 => None,
+            segment => batch.segments(segment).next(),
+        };
+        let batch = first.as_ref().unwrap_or(batch);
+        self.host.inner_losses(&input(batch)?, &batch.lengths())
     }
 
     fn zeros(&self) -> anyhow::Result<Vec<Zeros>> {

@@ -3,13 +3,17 @@
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use candle_core::{Device, Tensor};
+use candle_core::Device;
 use serde::Serialize;
 
 use super::adamw::{AdamW, treatments};
-use crate::config::{Mixer, ModelConfig, TrainConfig};
+use super::gradients::{gradients, input};
+use crate::config::{Config, Mixer, ModelConfig, TrainConfig};
+use crate::data::batch::Batch;
+use crate::device;
 use crate::model::{self, Model};
 use crate::ops::loss::cross_entropy;
+use crate::process;
 use crate::rng::Rng;
 
 /// Seconds a step by kernel.
@@ -27,6 +31,8 @@ pub struct Bench {
     pub batch: usize,
     /// Tokens of a row.
     pub context: usize,
+    /// Tokens of a segment, 0 for whole rows.
+    pub segment: usize,
     /// Time to spend on steps.
     pub time: Duration,
     /// Where it runs.
@@ -42,6 +48,10 @@ pub struct Speed {
     pub batch: usize,
     /// Tokens of a row.
     pub context: usize,
+    /// Tokens of a segment, 0 for whole rows.
+    pub segment: usize,
+    /// Most memory that the process ever had in use, bytes, where the system tells.
+    pub peak_memory_bytes: Option<u64>,
     /// Steps timed.
     pub steps: u64,
     /// Median over the steps.
@@ -80,8 +90,14 @@ pub fn flops_per_token(c: &ModelConfig) -> f64 {
 /// # Errors
 /// An impossible shape, too little memory, or a loss that is not finite.
 pub fn measure(bench: &Bench) -> anyhow::Result<Speed> {
-    bench.model.validate()?;
-    crate::device::check(&bench.device, &bench.model)?;
+    let mut config = Config {
+        model: bench.model.clone(),
+        ..Config::default()
+    };
+    config.train.segment = bench.segment;
+    config.validate()?;
+    device::check(&bench.device, &bench.model)?;
+    device::check_segment(&bench.device, bench.segment)?;
     let mut run = Run::new(bench)?;
     let first = run.step()?;
     for _ in 1..WARM_UP {
@@ -95,7 +111,11 @@ pub fn measure(bench: &Bench) -> anyhow::Result<Speed> {
         seconds.push(step.elapsed().as_secs_f64());
     }
     ensure!(last.is_finite(), "the loss is not finite");
-    let (phases, kernels) = run.split()?;
+    // A step that waits after each phase needs the whole graph at once.
+    let (phases, kernels) = match bench.segment {
+        0 => run.split()?,
+        _ => ([0.0; 3], Kernels::new()),
+    };
     let steps = seconds.len() as u64;
     seconds.sort_by(f64::total_cmp);
     let flops = flops_per_token(&bench.model);
@@ -104,6 +124,8 @@ pub fn measure(bench: &Bench) -> anyhow::Result<Speed> {
         parameters: run.vars.iter().map(|(_, var)| var.elem_count()).sum(),
         batch: bench.batch,
         context: bench.context,
+        segment: bench.segment,
+        peak_memory_bytes: process::peak_memory(),
         steps,
         tokens_per_second: rate,
         flops_per_token: flops,
@@ -119,8 +141,8 @@ struct Run {
     vars: Vec<(String, candle_core::Var)>,
     model: Model,
     optimiser: AdamW,
-    tokens: Tensor,
-    targets: Vec<u32>,
+    batch: Batch,
+    segment: usize,
     steps: u64,
 }
 
@@ -140,19 +162,23 @@ impl Run {
             model: Model::from_vars(c, &vars)?,
             optimiser: AdamW::new(&TrainConfig::default(), &vars, treatments(c))?,
             vars,
-            tokens: Tensor::from_vec(draw(), (bench.batch, bench.context), &Device::Cpu)?,
-            targets: draw(),
+            batch: Batch {
+                rows: bench.batch,
+                len: bench.context,
+                tokens: draw(),
+                targets: draw(),
+            },
+            segment: bench.segment,
             steps: 0,
         })
     }
 
     /// One step; returns the loss, for which the CPU waits.
     fn step(&mut self) -> anyhow::Result<f64> {
-        let loss = cross_entropy(&self.model.forward(&self.tokens)?, &self.targets)?;
-        let grads = loss.backward()?;
+        let (loss, grads) = gradients(&self.model, &self.vars, &self.batch, self.segment)?;
         self.steps += 1;
         self.optimiser.step(&self.vars, &grads, 1e-4, self.steps)?;
-        Ok(f64::from(loss.to_scalar::<f32>()?))
+        Ok(loss)
     }
 
     /// A step in three parts, and the time of its kernels.
@@ -166,7 +192,8 @@ impl Run {
             at = Instant::now();
             Ok(seconds)
         };
-        let loss = cross_entropy(&self.model.forward(&self.tokens)?, &self.targets)?;
+        let logits = self.model.forward(&input(&self.batch)?)?;
+        let loss = cross_entropy(&logits, &self.batch.targets)?;
         let forward = lap()?;
         let grads = loss.backward()?;
         let backward = lap()?;
@@ -209,6 +236,7 @@ mod tests {
             },
             batch: 2,
             context: 32,
+            segment: 0,
             time: Duration::ZERO,
             device: Device::Cpu,
         }
@@ -219,6 +247,17 @@ mod tests {
         let speed = measure(&bench()).unwrap();
         assert!(speed.tokens_per_second > 0.0 && speed.steps >= 2);
         assert!(speed.losses[1] < speed.losses[0], "{speed:?}");
+    }
+
+    #[test]
+    fn segments_are_timed_too_and_memory_is_told_where_the_system_tells() {
+        let speed = measure(&Bench {
+            segment: 16,
+            ..bench()
+        })
+        .unwrap();
+        assert!(speed.losses[1] < speed.losses[0], "{speed:?}");
+        assert_eq!(speed.peak_memory_bytes.is_some(), cfg!(target_os = "linux"));
     }
 
     #[test]

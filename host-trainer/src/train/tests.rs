@@ -1,8 +1,10 @@
 use std::path::Path;
 
+use super::gradients::input;
 use super::*;
 use crate::config::Mixer;
 use crate::data::store::Builder;
+use crate::ops::loss::cross_entropy;
 
 const TEXT: &str = "Ada Varga lives by the mill. The mill is old. Ada Varga likes it.\n";
 

@@ -18,6 +18,8 @@ pub struct Inputs<'a> {
     pub grad: &'a [f32],
     /// `[H, mini-batches, state]`.
     pub states: &'a [f32],
+    /// Whether the first of them is a constant, not the learned start.
+    pub carried: bool,
 }
 
 /// Gradients of one mini-batch, `[n, d]` unless said otherwise.
@@ -124,8 +126,8 @@ impl Walk<'_> {
             grads.through_inner(chunk, self.head, state, &mut learned);
             self.store(chunk, grads, start, dqkv, dlr);
         }
-        for (total, g) in learned.start.iter_mut().zip(&grads.state) {
-            *total += g;
+        if !self.inputs.carried {
+            axpy(&mut learned.start, 1.0, &grads.state);
         }
         learned
     }

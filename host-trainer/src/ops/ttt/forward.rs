@@ -169,30 +169,48 @@ pub fn at_and_next<T>(items: &mut [T], i: usize) -> (&mut T, Option<&mut T>) {
     (&mut before[i], behind.first_mut())
 }
 
-/// All heads of one row of the batch: `qkv [T, 3D]`, `lr [T, H]` to `out [T, D]`, keeping the state
-/// at each mini-batch start in `states [H, mini-batches, state]`.
+/// One row of the batch.
+#[derive(Clone, Copy)]
+pub struct Row<'a> {
+    /// `[T, 3D]`.
+    pub qkv: &'a [f32],
+    /// `[T, H]`.
+    pub lr: &'a [f32],
+    /// Fast weights to go on from, `[H, state]`; none for the learned start.
+    pub carried: Option<&'a [f32]>,
+}
+
+/// All heads of one row of the batch to `out [T, D]`, keeping the state at each mini-batch start in
+/// `states [H, mini-batches, state]` and leaving the one behind the last full mini-batch in `left [H, state]`.
 #[inline(always)]
 pub fn row(
     s: &Settings,
     rope: &Rope,
     learned: &Values,
-    qkv: &[f32],
-    lr: &[f32],
+    row: Row<'_>,
     out: &mut [f32],
     states: &mut [f32],
+    mut left: Option<&mut [f32]>,
 ) {
-    let mut chunk = Chunk::new(s);
-    for (head, states) in states.chunks_exact_mut(states.len() / s.heads).enumerate() {
-        let seq = Sequence { qkv, lr, head };
-        sequence(
-            s,
-            rope,
-            &learned.head(head, s),
-            seq,
-            out,
-            states,
-            &mut chunk,
-        );
+    let (mut chunk, len) = (Chunk::new(s), s.state_len());
+    for (h, states) in states.chunks_exact_mut(states.len() / s.heads).enumerate() {
+        let (head, own) = (learned.head(h, s), h * len..(h + 1) * len);
+        let first = row.carried.map_or(head.start, |all| &all[own.clone()]);
+        states[..len].copy_from_slice(first);
+        let seq = Sequence {
+            qkv: row.qkv,
+            lr: row.lr,
+            head: h,
+        };
+        sequence(s, rope, &head, seq, out, states, &mut chunk);
+        if let Some(left) = &mut left {
+            let (last, left) = (&states[states.len() - len..], &mut left[own]);
+            if chunk.n == s.mini_batch {
+                chunk.next_state(&head, last, left);
+            } else {
+                left.copy_from_slice(last);
+            }
+        }
     }
 }
 
@@ -208,7 +226,6 @@ fn sequence(
 ) {
     let (d, width, len) = (s.d_head, s.heads * s.d_head, s.state_len());
     let tokens = out.len() / width;
-    states[..len].copy_from_slice(head.start);
     for (m, start) in (0..tokens).step_by(s.mini_batch).enumerate() {
         let n = s.mini_batch.min(tokens - start);
         let (state, rest) = states[m * len..].split_at_mut(len);

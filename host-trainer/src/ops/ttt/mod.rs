@@ -16,7 +16,7 @@ pub(super) mod kernels;
 mod layer;
 mod layer_grads;
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 #[cfg(feature = "cuda")]
@@ -86,15 +86,38 @@ pub fn ttt(
     learned: &Learned<'_>,
     settings: &Settings,
 ) -> Result<Tensor> {
-    let op = Ttt {
-        rope: Rope::new(settings),
-        settings: settings.clone(),
-        states: Mutex::new(Vec::new()),
-        #[cfg(feature = "cuda")]
-        on_card: Mutex::new(None),
-    };
+    let op = Ttt::new(settings, None, None);
     qkv.contiguous()?
         .apply_op3(&lr.contiguous()?, &flat(learned)?, op)
+}
+
+/// Fast weights of every row and head as a segment leaves them, `[B, H, state]`: constants to the next one.
+#[derive(Clone, Debug)]
+pub struct FastState(Arc<Vec<f32>>);
+
+/// The same for a segment of longer rows: from the fast weights that the segment before has left, or from their start, to
+/// the output and the fast weights that this one leaves. The segment before had whole mini-batches. No gradient flows from
+/// one to the other.
+///
+/// # Errors
+/// As [`ttt`]; on a GPU.
+pub fn ttt_segment(
+    qkv: &Tensor,
+    lr: &Tensor,
+    learned: &Learned<'_>,
+    settings: &Settings,
+    carried: Option<&FastState>,
+) -> Result<(Tensor, FastState)> {
+    if !qkv.device().is_cpu() {
+        bail!("ttt: segments have no CUDA kernels; use --device cpu, or no segments");
+    }
+    let left = Arc::new(Mutex::new(Vec::new()));
+    let op = Ttt::new(settings, carried.cloned(), Some(left.clone()));
+    let out = qkv
+        .contiguous()?
+        .apply_op3(&lr.contiguous()?, &flat(learned)?, op)?;
+    let left = std::mem::take(&mut *left.lock().expect("not poisoned"));
+    Ok((out, FastState(Arc::new(left))))
 }
 
 /// The learned tensors as one, in the order of [`Values`].
@@ -267,6 +290,10 @@ struct Sequence<'a> {
 struct Ttt {
     settings: Settings,
     rope: Rope,
+    /// Where the rows go on from, if not from the learned start.
+    carried: Option<FastState>,
+    /// Where to leave the fast weights behind the last token, if someone asks.
+    left: Option<Arc<Mutex<Vec<f32>>>>,
     /// `[B, H, mini-batches, state]`: the fast weights at each start, for the backward pass.
     states: Mutex<Vec<f32>>,
     /// The rope's table and the same states, where the operation ran on a card.
@@ -275,11 +302,40 @@ struct Ttt {
 }
 
 impl Ttt {
+    fn new(
+        settings: &Settings,
+        carried: Option<FastState>,
+        left: Option<Arc<Mutex<Vec<f32>>>>,
+    ) -> Self {
+        Self {
+            rope: Rope::new(settings),
+            settings: settings.clone(),
+            carried,
+            left,
+            states: Mutex::new(Vec::new()),
+            #[cfg(feature = "cuda")]
+            on_card: Mutex::new(None),
+        }
+    }
+
+    /// Fast weights that row `b` of the batch goes on from.
+    fn carried_of(&self, b: usize) -> Option<&[f32]> {
+        let len = self.settings.heads * self.settings.state_len();
+        self.carried
+            .as_ref()
+            .map(|state| &state.0[b * len..][..len])
+    }
+
     fn dims(&self, qkv: &Shape, lr: &Shape) -> Result<(usize, usize)> {
         let s = &self.settings;
         let (b, t, width) = qkv.dims3()?;
         if width != 3 * s.heads * s.d_head || lr.dims() != [b, t, s.heads] {
             bail!("ttt: qkv {qkv:?} and lr {lr:?} do not fit {s:?}");
+        }
+        if let Some(carried) = &self.carried
+            && carried.0.len() != b * s.heads * s.state_len()
+        {
+            bail!("ttt: the segment before had another number of rows than {b}");
         }
         Ok((b, t))
     }
@@ -307,18 +363,32 @@ impl CustomOp3 for Ttt {
         let state_len = s.heads * t.div_ceil(s.mini_batch) * s.state_len();
         let mut out = vec![0.0; b * t * width];
         let mut states = vec![0.0; b * state_len];
+        let left_len = s.heads * s.state_len();
+        let mut left = vec![0.0; if self.left.is_some() { b * left_len } else { 0 }];
+        let mut lefts: Vec<_> = left.chunks_mut(left_len).map(Some).collect();
+        lefts.resize_with(b, || None);
         (out.par_chunks_mut(t * width)
             .zip(states.par_chunks_mut(state_len)))
         .zip(
             qkv.par_chunks(t * 3 * width)
                 .zip(lr.par_chunks(t * s.heads)),
         )
-        .for_each(|((out, states), (qkv, lr))| {
+        .zip(lefts)
+        .enumerate()
+        .for_each(|(b, (((out, states), (qkv, lr)), left))| {
+            let row = forward::Row {
+                qkv,
+                lr,
+                carried: self.carried_of(b),
+            };
             simd(
                 #[inline(always)]
-                || forward::row(s, &self.rope, &learned, qkv, lr, out, states),
+                || forward::row(s, &self.rope, &learned, row, out, states, left),
             );
         });
+        if let Some(slot) = &self.left {
+            *slot.lock().expect("not poisoned") = left;
+        }
         *self.states.lock().expect("not poisoned") = states;
         result(out, (b, t, width))
     }
@@ -387,6 +457,7 @@ impl CustomOp3 for Ttt {
                         lr,
                         grad,
                         states,
+                        carried: self.carried.is_some(),
                     };
                     simd(
                         #[inline(always)]
@@ -439,5 +510,7 @@ impl Ttt {
     }
 }
 
+#[cfg(test)]
+mod segment_tests;
 #[cfg(test)]
 mod tests;
