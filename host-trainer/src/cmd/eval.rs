@@ -4,7 +4,7 @@ use super::machine::MachineArgs;
 use super::trained::Trained;
 use crate::engine::blob::Blob;
 use crate::engine::evaluate::{Document, Score, documents, evaluate, read_recall, skip, split};
-use crate::engine::text;
+use crate::engine::{history, text};
 use crate::output::Output;
 use crate::plot;
 use anyhow::{Context as _, Result, ensure};
@@ -46,6 +46,10 @@ pub struct Args {
     /// Read the first N tokens of every document, but leave them out of the figures
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub skip: usize,
+    /// Measure the same text of the longest document after so many tokens before it, instead of everything: what text far
+    /// back is worth
+    #[arg(long, value_name = "N", value_delimiter = ',', conflicts_with_all = ["context", "skip", "freeze", "plot", "checkpoint"])]
+    pub history: Vec<usize>,
     /// Draw loss by position (SVG)
     #[arg(long, value_name = "FILE")]
     pub plot: Option<PathBuf>,
@@ -78,6 +82,9 @@ pub fn run(args: &Args, out: &Output) -> Result<()> {
         args.context != Some(0),
         "--context 0 leaves nothing to read; give at least 1"
     );
+    if !args.history.is_empty() {
+        return of_history(args, out);
+    }
     let report = match &args.model {
         Some(path) => of_blob(args, path)?,
         None => of_checkpoint(args)?,
@@ -104,6 +111,24 @@ fn of_blob(args: &Args, path: &Path) -> Result<Report> {
     report(args, |learning| {
         evaluate(&machine, &model, &documents, learning, args.context)
     })
+}
+
+fn of_history(args: &Args, out: &Output) -> Result<()> {
+    let path = args.model.as_ref().context("--history needs --model")?;
+    let blob = Blob::open(path)?;
+    let documents = read(args, &blob.tokenizer()?)?;
+    let machine = args.machine.machine()?;
+    let found = history::measure(&machine, &blob.model(), &documents, &args.history)?;
+    for h in &found {
+        out.say(format!(
+            "after {:>8} tokens: {:.4} nats a token, {:+.4} ± {:.4}",
+            h.tokens,
+            h.learning,
+            h.learning - found[0].learning,
+            h.error
+        ));
+    }
+    out.result(&found)
 }
 
 fn of_checkpoint(args: &Args) -> Result<Report> {

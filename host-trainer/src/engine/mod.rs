@@ -6,6 +6,7 @@ pub mod evaluate;
 pub mod export;
 pub mod generate;
 pub mod graph;
+pub mod history;
 pub mod machine;
 pub mod measure;
 pub mod parity;
