@@ -32,6 +32,9 @@ pub struct Args {
     /// Read rows in segments of N tokens, through which gradients flow; 0 for whole rows
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub segment: usize,
+    /// What computes: `fused` for our operations, `plain` for an ordinary Candle graph of the same model (ttt-linear, CPU)
+    #[arg(long, value_name = "KIND", value_enum, default_value_t = Graph::Fused)]
+    pub graph: Graph,
     /// Time to spend on steps
     #[arg(long, value_name = "F", default_value_t = 20.0)]
     pub seconds: f64,
@@ -41,6 +44,15 @@ pub struct Args {
     /// Device to train on
     #[arg(long, value_name = "cpu|cuda[:N]", default_value = "cpu")]
     pub device: String,
+}
+
+/// What computes a step.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq)]
+pub enum Graph {
+    /// Operations with hand-written gradients.
+    Fused,
+    /// Candle's own operations and gradients.
+    Plain,
 }
 
 #[derive(Serialize)]
@@ -83,6 +95,7 @@ pub fn run(args: &Args, out: &Output) -> Result<()> {
         batch: args.batch,
         context: args.context,
         segment: args.segment,
+        plain: args.graph == Graph::Plain,
         time: Duration::from_secs_f64(args.seconds),
         device: device::open(&args.device)?,
     })?;

@@ -7,6 +7,7 @@ mod carry;
 mod linear;
 mod mixer;
 mod params;
+pub mod plain;
 
 use std::collections::HashMap;
 

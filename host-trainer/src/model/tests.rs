@@ -101,6 +101,38 @@ fn a_light_model_stores_no_starts_and_no_token_rates_and_has_all_gradients() {
     check_gradients(&config, &vars);
 }
 
+/// Both round activations to 8 bits; where a sum lies at a tie, another order of terms gives another code.
+#[test]
+fn the_plain_graph_has_the_same_logits_and_gradients() {
+    let light = ModelConfig {
+        ffn_conv: true,
+        fast_start: config::FastStart::Identity,
+        inner_rate: config::InnerRate::Head,
+        ..small_of(&[config::Mixer::TttLinear; 2]).0
+    };
+    for config in [small_of(&[config::Mixer::TttLinear; 2]).0, light] {
+        let vars = init(&config, 3).unwrap();
+        let tokens = Tensor::new(&[[1u32, 2, 3, 1, 2, 3, 1, 2, 3, 4]], &Device::Cpu).unwrap();
+        let fused = Model::from_vars(&config, &vars)
+            .unwrap()
+            .forward(&tokens)
+            .unwrap();
+        let plain = plain::PlainModel::from_vars(&config, &vars).unwrap();
+        let plain = plain.forward(&tokens).unwrap();
+        let length = |t: &Tensor| {
+            let squares = t.sqr().unwrap().sum_all().unwrap();
+            squares.to_scalar::<f32>().unwrap().sqrt()
+        };
+        let apart = |a: &Tensor, b: &Tensor| length(&(a - b).unwrap()) / length(b);
+        assert!(apart(&fused, &plain) < 1e-3, "{}", apart(&fused, &plain));
+        let [fused, plain] = [fused, plain].map(|y| y.sqr().unwrap().backward().unwrap());
+        for (name, var) in &vars {
+            let apart = apart(fused.get(var).unwrap(), plain.get(var).unwrap());
+            assert!(apart < 2e-2, "{name}: {apart}");
+        }
+    }
+}
+
 #[test]
 fn a_base_rate_of_zero_freezes_what_is_learned_in_the_stream() {
     use config::Mixer::{TttLinear, TttLite, TttMlp};

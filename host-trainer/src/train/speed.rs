@@ -11,6 +11,7 @@ use super::gradients::{gradients, input};
 use crate::config::{Config, Mixer, ModelConfig, TrainConfig};
 use crate::data::batch::Batch;
 use crate::device;
+use crate::model::plain::{PlainModel, mean_loss};
 use crate::model::{self, Model};
 use crate::ops::loss::cross_entropy;
 use crate::process;
@@ -33,6 +34,8 @@ pub struct Bench {
     pub context: usize,
     /// Tokens of a segment, 0 for whole rows.
     pub segment: usize,
+    /// Whether an ordinary Candle graph is timed in place of the fused operations.
+    pub plain: bool,
     /// Time to spend on steps.
     pub time: Duration,
     /// Where it runs.
@@ -141,6 +144,7 @@ struct Run {
     vars: Vec<(String, candle_core::Var)>,
     model: Model,
     optimiser: AdamW,
+    plain: Option<PlainModel>,
     batch: Batch,
     segment: usize,
     steps: u64,
@@ -161,6 +165,10 @@ impl Run {
             device: bench.device.clone(),
             model: Model::from_vars(c, &vars)?,
             optimiser: AdamW::new(&TrainConfig::default(), &vars, treatments(c))?,
+            plain: bench
+                .plain
+                .then(|| PlainModel::from_vars(c, &vars))
+                .transpose()?,
             vars,
             batch: Batch {
                 rows: bench.batch,
@@ -175,7 +183,13 @@ impl Run {
 
     /// One step; returns the loss, for which the CPU waits.
     fn step(&mut self) -> anyhow::Result<f64> {
-        let (loss, grads) = gradients(&self.model, &self.vars, &self.batch, self.segment)?;
+        let (loss, grads) = match &self.plain {
+            Some(plain) => {
+                let loss = mean_loss(&plain.forward(&input(&self.batch)?)?, &self.batch.targets)?;
+                (f64::from(loss.to_scalar::<f32>()?), loss.backward()?)
+            }
+            None => gradients(&self.model, &self.vars, &self.batch, self.segment)?,
+        };
         self.steps += 1;
         self.optimiser.step(&self.vars, &grads, 1e-4, self.steps)?;
         Ok(loss)
@@ -192,8 +206,11 @@ impl Run {
             at = Instant::now();
             Ok(seconds)
         };
-        let logits = self.model.forward(&input(&self.batch)?)?;
-        let loss = cross_entropy(&logits, &self.batch.targets)?;
+        let input = input(&self.batch)?;
+        let loss = match &self.plain {
+            Some(plain) => mean_loss(&plain.forward(&input)?, &self.batch.targets)?,
+            None => cross_entropy(&self.model.forward(&input)?, &self.batch.targets)?,
+        };
         let forward = lap()?;
         let grads = loss.backward()?;
         let backward = lap()?;
@@ -237,6 +254,7 @@ mod tests {
             batch: 2,
             context: 32,
             segment: 0,
+            plain: false,
             time: Duration::ZERO,
             device: Device::Cpu,
         }
@@ -247,6 +265,18 @@ mod tests {
         let speed = measure(&bench()).unwrap();
         assert!(speed.tokens_per_second > 0.0 && speed.steps >= 2);
         assert!(speed.losses[1] < speed.losses[0], "{speed:?}");
+    }
+
+    #[test]
+    fn the_plain_graph_takes_the_same_steps() {
+        let [fused, plain] = [false, true].map(|plain| {
+            let mut bench = Bench { plain, ..bench() };
+            bench.model.gate = true;
+            bench.model.ffn_conv = true;
+            measure(&bench).unwrap().losses
+        });
+        assert!((fused[0] - plain[0]).abs() < 1e-4, "{fused:?} {plain:?}");
+        assert!(plain[1] < plain[0]);
     }
 
     #[test]

@@ -2,8 +2,9 @@
 
 use candle_core::{D, DType, Device, Result, Tensor};
 
-use super::super::tests::{agree, random, straight_through};
+use super::super::tests::{agree, random};
 use super::*;
+use crate::model::plain::straight_through;
 
 fn settings(heads: usize, kv_heads: usize, d_head: usize, window: usize) -> Settings {
     Settings {
