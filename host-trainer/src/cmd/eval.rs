@@ -4,7 +4,7 @@ use super::machine::MachineArgs;
 use super::trained::Trained;
 use crate::engine::blob::Blob;
 use crate::engine::evaluate::{Document, Score, documents, evaluate, read_recall, skip, split};
-use crate::engine::{history, text};
+use crate::engine::{history, stream, text};
 use crate::output::Output;
 use crate::plot;
 use anyhow::{Context as _, Result, ensure};
@@ -50,6 +50,9 @@ pub struct Args {
     /// back is worth
     #[arg(long, value_name = "N", value_delimiter = ',', conflicts_with_all = ["context", "skip", "freeze", "plot", "checkpoint"])]
     pub history: Vec<usize>,
+    /// Read N tokens in one unbroken stream instead, the data again and again: loss and size of the learned state on the way
+    #[arg(long, value_name = "N", conflicts_with_all = ["context", "skip", "plot", "checkpoint", "history"])]
+    pub stream: Option<u64>,
     /// Draw loss by position (SVG)
     #[arg(long, value_name = "FILE")]
     pub plot: Option<PathBuf>,
@@ -84,6 +87,9 @@ pub fn run(args: &Args, out: &Output) -> Result<()> {
     );
     if !args.history.is_empty() {
         return of_history(args, out);
+    }
+    if let Some(tokens) = args.stream {
+        return of_stream(args, tokens, out);
     }
     let report = match &args.model {
         Some(path) => of_blob(args, path)?,
@@ -129,6 +135,26 @@ fn of_history(args: &Args, out: &Output) -> Result<()> {
         ));
     }
     out.result(&found)
+}
+
+fn of_stream(args: &Args, tokens: u64, out: &Output) -> Result<()> {
+    let path = args.model.as_ref().context("--stream needs --model")?;
+    let blob = Blob::open(path)?;
+    let documents = read(args, &blob.tokenizer()?)?;
+    let learning = match args.freeze {
+        true => Learning::Frozen,
+        false => Learning::On,
+    };
+    let machine = args.machine.machine()?;
+    let moments = stream::run(&machine, &blob.model(), &documents, tokens, learning)?;
+    out.say("      tokens      loss  largest       rms  dropped");
+    for m in &moments {
+        out.say(format!(
+            "{:>12} {:>9.4} {:>8.3} {:>9.5} {:>8}",
+            m.tokens, m.loss, m.largest, m.rms, m.dropped_updates
+        ));
+    }
+    out.result(&moments)
 }
 
 fn of_checkpoint(args: &Args) -> Result<Report> {

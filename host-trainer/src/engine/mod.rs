@@ -10,6 +10,7 @@ pub mod history;
 pub mod machine;
 pub mod measure;
 pub mod parity;
+pub mod stream;
 pub mod text;
 
 pub use blob::Blob;
