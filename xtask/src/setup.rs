@@ -12,6 +12,9 @@ const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 const DEBIAN_LINKER: &str = "ld.lld-22";
 const DEBIAN_PACKAGES: &[&str] = &["rustc-web", "rust-web-src", "lld-22"];
 
+/// A library with headers, a launcher, and what reads the headers.
+const MPI_PACKAGES: &[&str] = &["libopenmpi-dev", "openmpi-bin", "libclang-dev"];
+
 /// Set this variable to test the second way of compiling for a target where the first one works too.
 const FORCE_DEBIAN: &str = "BITTTT_DEBIAN_RUSTC";
 
@@ -68,6 +71,40 @@ pub fn program(program: &str, package: &str) -> Result<()> {
     ))
 }
 
+/// Installs what training under MPI is built and run with, if need be.
+pub fn mpi() -> Result<()> {
+    let works = || {
+        succeeds(command("mpirun").arg("--version")) && succeeds(command("mpicc").arg("--version"))
+    };
+    if works() && has_libclang() {
+        return Ok(());
+    }
+    if install(MPI_PACKAGES) && works() && has_libclang() {
+        return Ok(());
+    }
+    Err(anyhow!(
+        "MPI or libclang is missing: install them, on Debian as root with `apt-get install {}`",
+        MPI_PACKAGES.join(" ")
+    ))
+}
+
+/// Whether bindings to MPI can be made.
+fn has_libclang() -> bool {
+    let folders = std::fs::read_dir("/usr/lib")
+        .into_iter()
+        .flatten()
+        .flatten();
+    let llvm = folders.filter(|f| f.file_name().to_string_lossy().starts_with("llvm-"));
+    let mut libraries = llvm.flat_map(|f| {
+        std::fs::read_dir(f.path().join("lib"))
+            .into_iter()
+            .flatten()
+            .flatten()
+    });
+    std::env::var_os("LIBCLANG_PATH").is_some()
+        || libraries.any(|f| f.file_name().to_string_lossy().starts_with("libclang"))
+}
+
 /// Installs the standard library of `target` if need be. Debian's compiler does not help: it would need a C library too.
 pub fn target(target: &str) -> Result<()> {
     if has_target(target) || add_target(target) {
@@ -108,7 +145,7 @@ pub fn everything() -> Result<bool> {
     });
     let machines = AARCH64.iter().chain(WASM).map(Machine::set_up);
     let bare = BARE.iter().map(|target| toolchain(target).map(drop));
-    let faults: Vec<_> = [nextest(), components()]
+    let faults: Vec<_> = [nextest(), components(), mpi()]
         .into_iter()
         .chain(boards)
         .chain(machines)

@@ -43,12 +43,13 @@ pub struct Options {
 
 /// Runs everything; false where a step failed.
 pub fn run(options: &Options) -> Result<bool> {
-    let steps: [(&str, Step); 12] = [
+    let steps: [(&str, Step); 13] = [
         ("format", format),
         ("clippy", clippy),
         ("clippy, firmware", clippy_firmware),
         ("clippy, other instruction sets", clippy_machines),
         ("tests", tests),
+        ("training by several processes", parallel),
         ("examples in the docs", doc_tests),
         ("core tests, every backend chosen", machines::choose_here),
         ("core tests on emulated AArch64", aarch64_tests),
@@ -152,6 +153,22 @@ fn tests() -> Result<()> {
         "run",
         "--workspace",
         "--no-fail-fast",
+    ]))
+}
+
+/// `bitttt train` under `mpirun`: a feature that not everybody can build.
+fn parallel() -> Result<()> {
+    setup::nextest()?;
+    setup::mpi().map_err(|why| skip(&why.to_string()))?;
+    run_command(&mut cargo(&[
+        "nextest",
+        "run",
+        "--package",
+        "bitttt",
+        "--features",
+        "mpi",
+        "--test",
+        "parallel",
     ]))
 }
 

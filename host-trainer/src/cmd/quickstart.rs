@@ -131,6 +131,7 @@ fn train_model(args: &Args, dir: &Path, tokenizer: Tokenizer) -> Result<Summary>
         stop_after: None,
         progress: true,
         device: candle_core::Device::Cpu,
+        group: Box::new(train::group::Alone),
     })
 }
 

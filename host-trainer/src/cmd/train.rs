@@ -2,13 +2,15 @@
 
 use std::path::PathBuf;
 
+use anyhow::ensure;
+
 use crate::config::{Config, DataFile};
 use crate::data;
 use crate::device;
 use crate::output::Output;
 use crate::tokenizer::Tokenizer;
 use crate::train::checkpoint::{Checkpoint, TOKENIZER};
-use crate::train::{self, Request};
+use crate::train::{self, Request, group};
 
 /// Trains a model
 #[derive(clap::Args)]
@@ -77,7 +79,12 @@ pub struct Args {
 /// # Errors
 /// Bad data, an impossible configuration, a checkpoint of another one, a full disk.
 pub fn run(args: &Args, output: &Output) -> anyhow::Result<()> {
-    let device = device::open(&args.device)?;
+    let group = group::join()?;
+    let (talks, device) = (group.rank() == 0, device::open(&args.device)?);
+    ensure!(
+        group.size() == 1 || device.is_cpu(),
+        "several processes train on CPUs only so far; use --device cpu, or launch one process"
+    );
     let config = resolve(args)?;
     config.validate()?;
     let tokenizer = tokenizer(args)?;
@@ -92,7 +99,11 @@ pub fn run(args: &Args, output: &Output) -> anyhow::Result<()> {
         stop_after: args.stop_after,
         progress: true,
         device,
+        group,
     })?;
+    if !talks {
+        return Ok(());
+    }
     let held_out = summary
         .val_loss
         .map_or(String::new(), |loss| format!(", {loss:.4} held out"));

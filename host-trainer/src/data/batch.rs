@@ -44,6 +44,17 @@ impl Batch {
         batch
     }
 
+    /// Some of the rows, as a batch of its own.
+    pub fn part(&self, rows: Range<usize>) -> Self {
+        let cut = |all: &[u32]| all[rows.start * self.len..rows.end * self.len].to_vec();
+        Self {
+            rows: rows.len(),
+            len: self.len,
+            tokens: cut(&self.tokens),
+            targets: cut(&self.targets),
+        }
+    }
+
     /// Columns `0..tokens`, `tokens..2 tokens` and so on, as batches of their own.
     pub fn segments(&self, tokens: usize) -> impl Iterator<Item = Self> {
         (0..self.len).step_by(tokens.max(1)).map(move |start| {

@@ -1,8 +1,9 @@
 //! Loss and gradients of a batch: over whole rows, or segment by segment in memory that does not grow with the rows.
 
 use candle_core::backprop::GradStore;
-use candle_core::{Device, Result, Tensor, Var};
+use candle_core::{DType, Device, Result, Tensor, Var};
 
+use super::group::Group;
 use crate::data::batch::Batch;
 use crate::model::{Carry, Model};
 use crate::ops::loss::{cross_entropy, losses};
@@ -40,6 +41,52 @@ pub fn gradients(
         sum = Some((total, grads));
     }
     sum.ok_or_else(|| candle_core::Error::msg("no target counts"))
+}
+
+/// The same for a batch whose rows are spread over a group: every process gets loss and gradients of the whole batch.
+///
+/// The sums are those of one process in another order, so that results differ in the last places.
+///
+/// # Errors
+/// As [`gradients`].
+pub fn shared_gradients(
+    group: &dyn Group,
+    model: &Model,
+    vars: &[(String, Var)],
+    batch: &Batch,
+    segment: usize,
+) -> Result<(f64, GradStore)> {
+    if group.size() == 1 {
+        return gradients(model, vars, batch, segment);
+    }
+    let bound = |rank: usize| batch.rows * rank / group.size();
+    let own = batch.part(bound(group.rank())..bound(group.rank() + 1));
+    let sizes = vars.iter().map(|(_, var)| var.elem_count());
+    // The last place is the loss.
+    let mut sums = vec![0.0; sizes.sum::<usize>() + 1];
+    let mut grads = Tensor::zeros((), DType::F32, &Device::Cpu)?.backward()?;
+    if own.counted() > 0 {
+        let share = own.counted() as f64 / batch.counted() as f64;
+        let (loss, found) = gradients(model, vars, &own, segment)?;
+        let mut at = 0;
+        for (_, var) in vars {
+            let to = &mut sums[at..at + var.elem_count()];
+            if let Some(grad) = found.get(var) {
+                let grad = (grad * share)?.flatten_all()?.to_vec1::<f32>()?;
+                to.copy_from_slice(&grad);
+            }
+            at += to.len();
+        }
+        sums[at] = (loss * share) as f32;
+    }
+    group.sum(&mut sums);
+    let mut at = 0;
+    for (_, var) in vars {
+        let values = &sums[at..at + var.elem_count()];
+        grads.insert(var, Tensor::from_slice(values, var.shape(), var.device())?);
+        at += values.len();
+    }
+    Ok((f64::from(sums[at]), grads))
 }
 
 /// Loss of every token of a batch, 0 for padding: `[rows, len]`.

@@ -7,6 +7,7 @@ pub mod adamw;
 pub mod checkpoint;
 mod claim;
 pub mod gradients;
+pub mod group;
 pub mod metrics;
 pub mod probe;
 pub mod report;
@@ -30,6 +31,7 @@ use crate::model::{self, Model, Spec};
 use crate::tokenizer::Tokenizer;
 use adamw::{AdamW, treatments};
 use checkpoint::Checkpoint;
+use group::{Alone, Group};
 use metrics::{Line, Metrics};
 use report::Report;
 
@@ -57,6 +59,8 @@ pub struct Request {
     pub progress: bool,
     /// Where the model is and runs.
     pub device: Device,
+    /// The processes that train it.
+    pub group: Box<dyn Group>,
 }
 
 /// How a run ended.
@@ -97,17 +101,29 @@ pub fn run(request: Request) -> anyhow::Result<Summary> {
         config.train.val_fraction,
         config.train.context,
     )?;
-    let _lock = claim::claim(&request.out)?;
-    checkpoint::save_held_out(&request.out, &data.held_out_rows(HELD_OUT_ROWS))?;
-    let mut run = Run::new(config, data, request.out.clone(), &request.device)?;
+    ensure!(
+        request.group.size() == 1 || config.train.seconds.is_none(),
+        "train.seconds: several processes have no clock in common; give train.steps instead"
+    );
+    let writes = request.group.rank() == 0;
+    let _lock = writes.then(|| claim::claim(&request.out)).transpose()?;
+    if writes {
+        checkpoint::save_held_out(&request.out, &data.held_out_rows(HELD_OUT_ROWS))?;
+    }
+    let mut run = Run {
+        group: request.group,
+        ..Run::new(config, data, request.out.clone(), &request.device)?
+    };
     if request.resume {
         run.resume(&request.tokenizer, request.new_data)?;
-    } else {
+    } else if writes {
         request
             .tokenizer
             .save(&request.out.join(checkpoint::TOKENIZER))?;
     }
-    run.train(request.stop_after.unwrap_or(u64::MAX), request.progress)
+    let summary = run.train(request.stop_after.unwrap_or(u64::MAX), request.progress)?;
+    run.group.leave();
+    Ok(summary)
 }
 
 struct Run {
@@ -119,6 +135,7 @@ struct Run {
     vars: Vec<(String, Var)>,
     model: Model,
     optimiser: AdamW,
+    group: Box<dyn Group>,
     step: u64,
     /// Seconds of earlier calls.
     before: f64,
@@ -158,6 +175,7 @@ impl Run {
             out,
             specs,
             vars,
+            group: Box::new(Alone),
             step: 0,
             before: 0.0,
             started: Instant::now(),
@@ -195,11 +213,13 @@ impl Run {
         }
     }
 
-    fn train(mut self, stop_after: u64, progress: bool) -> anyhow::Result<Summary> {
+    fn train(&mut self, stop_after: u64, progress: bool) -> anyhow::Result<Summary> {
         let first = self.step;
         self.started = Instant::now();
-        let mut metrics = Metrics::open(&self.out, self.step)?;
-        let bar = self.bar(progress);
+        let writes = self.group.rank() == 0;
+        let metrics = writes.then(|| Metrics::open(&self.out, self.step));
+        let mut metrics = metrics.transpose()?;
+        let bar = self.bar(progress && writes);
         let (mut window, mut last) = (Window::new(), None);
         let (mut tokens, mut trained) = (0, 0.0);
         while self.done() < 1.0 && self.step < stop_after {
@@ -217,17 +237,23 @@ impl Run {
             let ends = self.done() >= 1.0 || self.step >= stop_after;
             self.show(&bar, &window);
             if ends || self.due(self.config.train.log_every) {
-                let line = self.line(&window, lr, grad_norm, ends)?;
-                metrics.push(line.clone())?;
-                (window, last) = (Window::new(), Some(line));
+                let mut losses = (window.loss / window.steps as f64, None);
+                if let Some(metrics) = &mut metrics {
+                    let line = self.line(&window, lr, grad_norm, ends)?;
+                    losses.1 = line.val_loss;
+                    metrics.push(line)?;
+                }
+                (window, last) = (Window::new(), Some(losses));
             }
-            if ends || self.due(self.config.train.checkpoint_every) {
+            if let Some(metrics) = &metrics
+                && (ends || self.due(self.config.train.checkpoint_every))
+            {
                 self.save()?;
                 self.report(metrics.lines())?;
             }
         }
         bar.finish_and_clear();
-        let Some(last) = last else {
+        let Some((loss, val_loss)) = last else {
             bail!("nothing to do: the run is at step {first} already; raise --steps or --seconds");
         };
         Ok(Summary {
@@ -236,16 +262,18 @@ impl Run {
             tokens,
             seconds: self.started.elapsed().as_secs_f64(),
             tokens_per_second: tokens as f64 / trained,
-            loss: last.loss,
-            val_loss: last.val_loss,
-            checkpoint: self.out,
+            loss,
+            val_loss,
+            checkpoint: self.out.clone(),
         })
     }
 
     /// One optimiser step; returns loss and gradient norm.
     fn update(&mut self, batch: &Batch, lr: f64) -> anyhow::Result<(f64, f64)> {
         let segment = self.config.train.segment;
-        let (loss, grads) = gradients::gradients(&self.model, &self.vars, batch, segment)?;
+        let group = &*self.group;
+        let (loss, grads) =
+            gradients::shared_gradients(group, &self.model, &self.vars, batch, segment)?;
         self.step += 1;
         let norm = self.optimiser.step(&self.vars, &grads, lr, self.step)?;
         ensure!(

@@ -54,6 +54,7 @@ fn request(config: Config, out: &Path) -> Request {
         stop_after: None,
         progress: false,
         device: Device::Cpu,
+        group: Box::new(Alone),
     }
 }
 
