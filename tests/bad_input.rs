@@ -348,3 +348,23 @@ fn flags_that_a_checkpoint_has_no_use_for_are_refused() {
     assert_eq!(bench.run(both).status.code(), Some(2));
     bench.refuses("bench-train --shape 16m", 1, &["16m", "15m, 125m, 350m"]);
 }
+
+/// `bitttt … | head` closes the pipe early.
+#[cfg(unix)]
+#[test]
+fn a_reader_that_goes_away_is_no_crash() {
+    let bench = Bench::new();
+    for flags in ["", "--json"] {
+        let line = format!(
+            "\"$0\" inspect {} {flags} | head -c 1 > taken; exit ${{PIPESTATUS[0]}}",
+            demo()
+        );
+        let output = std::process::Command::new("bash")
+            .current_dir(bench.path(""))
+            .args(["-c", &line, env!("CARGO_BIN_EXE_bitttt")])
+            .output()
+            .unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && told.is_empty(), "{told}");
+    }
+}

@@ -231,12 +231,17 @@ impl Dataset {
         })
     }
 
-    /// About `limit` held-out rows with the token that follows each; one of the training part where nothing is held out.
+    /// About `limit` held-out rows with the token that follows each; rows of the training part where nothing is held out.
     pub fn held_out_rows(&self, limit: usize) -> Vec<Vec<u32>> {
         if self.held_out_tokens() == 0 {
             let Cut { source, train, .. } = &self.sources[0];
-            let row = train.window(&source.tokens, 0);
-            return vec![source.tokens.get(row.start..row.end + 1)];
+            let windows = train.windows();
+            let rows = windows.min(limit as u64);
+            let row = |i| {
+                let row = train.window(&source.tokens, i * windows / rows);
+                source.tokens.get(row.start..row.end + 1)
+            };
+            return (0..rows).map(row).collect();
         }
         let batches = (0..self.sources.len()).flat_map(|i| self.held_out(i, 1, limit));
         let row = |batch: Batch| {
