@@ -1,13 +1,14 @@
 //! Loss by position, bits per byte and recall of a model on text, with learning on and frozen.
 
 use super::blob::{host_batch, memory_for};
+use super::by_position::{Bucket, ByPosition};
 use super::machine::Machine;
 use super::text::encode;
 use crate::tokenizer::SEPARATOR;
 use anyhow::{Context as _, Result, ensure};
 use bitttt_core::sampler::argmax;
 use bitttt_core::{Batch, Learning, Model, Parallel, Session, Tokenizer};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -50,26 +51,6 @@ pub struct Score {
     pub bytes: usize,
     /// Updates dropped because they were not finite.
     pub dropped_updates: u64,
-}
-
-/// Mean loss over the places `from..to` of documents.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Bucket {
-    /// First place.
-    pub from: usize,
-    /// Behind the last place.
-    pub to: usize,
-    /// Nats a token.
-    pub loss: f64,
-    /// Tokens there.
-    pub tokens: usize,
-}
-
-impl Bucket {
-    /// Where to draw it on a logarithmic axis.
-    pub fn middle(&self) -> f64 {
-        ((self.from.max(1) * self.to.max(1)) as f64).sqrt()
-    }
 }
 
 /// Recall values of a text are listed beside it: `FILE.recall`, a line `start end` (bytes) for each.
@@ -355,52 +336,6 @@ pub fn cross_entropy(logits: &[f32], target: u32) -> f32 {
     (sum.ln() + f64::from(max - logits[target as usize])) as f32
 }
 
-/// Sums of losses by place, in buckets whose width doubles: 0-16, 16-32, 32-64, …
-#[derive(Clone, Debug, Default)]
-pub struct ByPosition {
-    /// Sum and number of losses in each bucket.
-    sums: Vec<(f64, usize)>,
-    longest: usize,
-}
-
-impl ByPosition {
-    const FIRST: usize = 16;
-
-    /// Counts the losses of one document, or of a piece that was read from a fresh start, from place `first` on.
-    pub fn add(&mut self, first: usize, losses: &[f32]) {
-        let end = first + losses.len();
-        self.longest = self.longest.max(end);
-        let (mut from, mut to) = (0, Self::FIRST);
-        for bucket in 0.. {
-            if from > end {
-                return;
-            }
-            let inside = from.max(first)..to.min(end).max(first);
-            let inside = inside.start.min(inside.end) - first..inside.end - first;
-            let inside = &losses[inside];
-            if bucket == self.sums.len() {
-                self.sums.push((0.0, 0));
-            }
-            let (sum, count) = &mut self.sums[bucket];
-            *sum += inside.iter().map(|&l| f64::from(l)).sum::<f64>();
-            *count += inside.len();
-            (from, to) = (to, to * 2);
-        }
-    }
-
-    /// The means.
-    pub fn buckets(&self) -> Vec<Bucket> {
-        let bucket = |(i, &(sum, tokens)): (usize, &(f64, usize))| Bucket {
-            from: if i == 0 { 0 } else { Self::FIRST << (i - 1) },
-            to: self.longest.min(Self::FIRST << i),
-            loss: sum / tokens.max(1) as f64,
-            tokens,
-        };
-        let filled = self.sums.iter().enumerate().filter(|(_, s)| s.1 > 0);
-        filled.map(bucket).collect()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -446,20 +381,6 @@ mod tests {
         let total: f64 = singly.map(|s| s.loss * s.tokens as f64).sum();
         assert!((all.loss - total / all.tokens as f64).abs() < 1e-9);
         assert_eq!(all.tokens, (13 + 1 + 19 + 1) * 5);
-    }
-
-    #[test]
-    fn buckets_double_and_end_with_the_longest_text() {
-        let mut by_position = ByPosition::default();
-        by_position.add(0, &[vec![2.0; 16], vec![1.0; 4]].concat());
-        by_position.add(0, &[4.0; 16]);
-        by_position.add(0, &[]);
-        let buckets: Vec<_> = by_position.buckets();
-        let plain: Vec<_> = buckets
-            .iter()
-            .map(|b| (b.from, b.to, b.loss, b.tokens))
-            .collect();
-        assert_eq!(plain, [(0, 16, 3.0, 32), (16, 20, 1.0, 4)]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The core as this command runs it: blobs from files, text in and out, measuring.
 
 pub mod blob;
+pub mod by_position;
 pub mod device_check;
 pub mod evaluate;
 pub mod export;

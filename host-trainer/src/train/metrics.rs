@@ -66,7 +66,7 @@ impl Probe {
         let source = |s: &super::probe::SourceLoss| (format!("loss_by_source/{}", s.name), s.loss);
         let mut all: Vec<_> = self.by_source.iter().map(source).collect();
         // Zeros in front keep the tags in order of position.
-        let position = |b: &crate::engine::evaluate::Bucket| {
+        let position = |b: &crate::engine::by_position::Bucket| {
             (
                 format!("loss_by_position/{:06}-{:06}", b.from, b.to),
                 b.loss,

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::gradients::{input, token_losses};
 use crate::config::TrainConfig;
 use crate::data::batch::{Batch, Dataset};
-use crate::engine::evaluate::{Bucket, ByPosition};
+use crate::engine::by_position::{Bucket, ByPosition};
 use crate::model::{Model, Spec};
 use crate::ops::inner_loss::InnerLoss;
 use crate::ops::{ternary, with_values};

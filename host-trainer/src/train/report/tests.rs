@@ -1,6 +1,6 @@
 use super::super::probe::{BlockLoss, Probe, SourceLoss, Zeros};
 use super::*;
-use crate::engine::evaluate::Bucket;
+use crate::engine::by_position::Bucket;
 
 fn line(step: u64, probed: bool) -> Line {
     let loss = 3.0 / step as f64;
