@@ -372,3 +372,23 @@ fn a_reader_that_goes_away_is_no_crash() {
         );
     }
 }
+
+#[cfg(not(feature = "mpi"))]
+#[test]
+fn one_of_several_processes_does_not_train_by_itself() {
+    let bench = Bench::new();
+    bench.json("corpus --out corpus.txt --bytes 20000 --seed 3");
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_bitttt"))
+        .current_dir(bench.path(""))
+        .env("WORLD_SIZE", "2")
+        .args("train --data corpus.txt --out run --steps 1".split(' '))
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(
+        told.contains("WORLD_SIZE") && told.contains("--features mpi"),
+        "{told}"
+    );
+    assert!(!bench.path("run").exists());
+}

@@ -2,8 +2,6 @@
 
 use std::path::PathBuf;
 
-use anyhow::ensure;
-
 use crate::config::{Config, DataFile};
 use crate::data;
 use crate::device;
@@ -21,7 +19,9 @@ bitttt train --data prose.bin=0.7 --data code.bin=0.3 --tokenizer tokenizer.json
 --data takes texts and files of `bitttt prepare`. With weights, each file gives its share of the rows; without, files are \
 mixed by size. A flag overrides the field of the same name in the \
 configuration. With --seconds the run ends with that budget and the learning rate follows elapsed over \
-budget: such a run can be resumed, but is not repeatable bit for bit."
+budget: such a run can be resumed, but is not repeatable bit for bit.\n\n\
+Launched as one of several, by mpirun in a build with `--features mpi` or as by torchrun with `--features nccl`, it trains on \
+its rows of each batch."
 )]
 pub struct Args {
     /// Texts and prepared token files (the default on --resume: what the checkpoint was trained on)
@@ -79,12 +79,9 @@ pub struct Args {
 /// # Errors
 /// Bad data, an impossible configuration, a checkpoint of another one, a full disk.
 pub fn run(args: &Args, output: &Output) -> anyhow::Result<()> {
-    let group = group::join()?;
-    let (talks, device) = (group.rank() == 0, device::open(&args.device)?);
-    ensure!(
-        group.size() == 1 || device.is_cpu(),
-        "several processes train on CPUs only so far; use --device cpu, or launch one process"
-    );
+    let device = device::open(&own_device(&args.device))?;
+    let group = group::join(&device)?;
+    let talks = group.rank() == 0;
     let config = resolve(args)?;
     config.validate()?;
     let tokenizer = tokenizer(args)?;
@@ -117,6 +114,14 @@ pub fn run(args: &Args, output: &Output) -> anyhow::Result<()> {
         summary.seconds
     ));
     output.result(&summary)
+}
+
+/// Of several processes on a machine each takes a GPU of its own.
+fn own_device(name: &str) -> String {
+    match (name, std::env::var("LOCAL_RANK")) {
+        ("cuda", Ok(local)) => format!("cuda:{local}"),
+        _ => name.to_owned(),
+    }
 }
 
 /// The configuration file, or on --resume the checkpoint's, or the default; then the flags.

@@ -79,7 +79,7 @@ pub fn shared_gradients(
         }
         sums[at] = (loss * share) as f32;
     }
-    group.sum(&mut sums);
+    group.sum(&mut sums).map_err(candle_core::Error::wrap)?;
     let mut at = 0;
     for (_, var) in vars {
         let values = &sums[at..at + var.elem_count()];
