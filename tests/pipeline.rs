@@ -253,7 +253,7 @@ fn weighted_files_resume_without_being_named_again_and_a_run_can_be_looked_at() 
 fn a_run_that_is_killed_ten_times_comes_to_the_bytes_of_one_that_was_not() {
     let bench = trained();
     bench.write("every.toml", format!("{CONFIG}checkpoint_every = 1\n"));
-    let train = "train --config every.toml --data corpus.bin --tokenizer t.json --steps 160";
+    let train = "train --config every.toml --data corpus.bin --tokenizer t.json --steps 400";
     bench.json(&format!("{train} --out whole"));
     let checkpoint = bench.path("killed/checkpoint.safetensors");
     let written = || {
@@ -286,7 +286,7 @@ fn a_run_that_is_killed_ten_times_comes_to_the_bytes_of_one_that_was_not() {
     let steps: Vec<u64> = metrics.lines().map(|line| step(line).unwrap()).collect();
     assert_eq!(
         steps,
-        (1..=160).collect::<Vec<_>>(),
+        (1..=400).collect::<Vec<_>>(),
         "every step is in the metrics once"
     );
     let files = std::fs::read_dir(bench.path("killed")).unwrap();
