@@ -163,19 +163,16 @@ impl Pretended {
         Ok(())
     }
 
-    /// Training and held-out losses of a run, in the order of its lines.
+    /// Training losses of a run in the order of its lines, and its last held-out loss: a run that was stopped has others too.
     fn losses(&self, name: &str) -> Result<Vec<f64>> {
         let path = self.folder.join(name).join("metrics.jsonl");
         let text = fs::read_to_string(&path).with_context(|| format!("no {}", path.display()))?;
-        let mut losses = Vec::new();
-        for line in text.lines() {
-            let line: Value = serde_json::from_str(line)?;
-            losses.extend(
-                ["loss", "val_loss"]
-                    .iter()
-                    .filter_map(|field| line[field].as_f64()),
-            );
-        }
-        Ok(losses)
+        let lines: Vec<Value> = text
+            .lines()
+            .map(serde_json::from_str)
+            .collect::<Result<_, _>>()?;
+        let last = lines.last().and_then(|line| line["val_loss"].as_f64());
+        let losses = lines.iter().filter_map(|line| line["loss"].as_f64());
+        Ok(losses.chain(last).collect())
     }
 }
