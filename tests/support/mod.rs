@@ -12,6 +12,7 @@ pub struct Bench {
 
 impl Bench {
     pub fn new() -> Self {
+        bitttt_core::Backend::request_amx(); // as the command does: the tests then name the same backends
         Self {
             folder: tempfile::tempdir().unwrap(),
         }
