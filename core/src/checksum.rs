@@ -16,7 +16,28 @@ pub fn crc32(bytes: &[u8]) -> u32 {
     CRC.checksum(bytes)
 }
 
-/// A CRC-32 over pieces.
-pub(crate) fn digest() -> Digest<'static, u32, Tables> {
-    CRC.digest()
+/// [`crc32`] of bytes that come in pieces.
+pub struct Crc32(Digest<'static, u32, Tables>);
+
+impl Crc32 {
+    /// Of no bytes yet.
+    pub fn new() -> Self {
+        Self(CRC.digest())
+    }
+
+    /// Takes the next piece in.
+    pub fn update(&mut self, piece: &[u8]) {
+        self.0.update(piece);
+    }
+
+    /// The checksum of all pieces.
+    pub fn finalize(self) -> u32 {
+        self.0.finalize()
+    }
+}
+
+impl Default for Crc32 {
+    fn default() -> Self {
+        Self::new()
+    }
 }

@@ -51,12 +51,12 @@ pub mod tokenizer;
 mod verify;
 mod workspace;
 
-pub use checksum::crc32;
+pub use checksum::{Crc32, crc32};
 pub use format::BlobError;
 pub use kernel::{Alone, Backend, Parallel};
 pub use memory::{Batch, MemoryPlan};
 pub use model::Model;
 pub use sampler::Sampler;
 pub use session::{Learning, Session, SessionError};
-pub use snapshot::SnapshotError;
+pub use snapshot::{RestoreError, SnapshotError};
 pub use tokenizer::Tokenizer;

@@ -254,7 +254,7 @@ impl<'m, 's> Session<'m, 's> {
 
     /// CRC-32 of the learned state and the position: equal on every target after the same tokens.
     pub fn state_hash(&self) -> u32 {
-        let mut digest = crate::checksum::digest();
+        let mut digest = crate::Crc32::new();
         digest.update(&self.position.to_le_bytes());
         digest.update(bytemuck::cast_slice(self.state));
         digest.finalize()

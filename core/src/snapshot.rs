@@ -1,12 +1,15 @@
 //! Snapshots: what a session has learned, as bytes that another session on the same model can continue from.
 //!
-//! Layout in docs/FORMAT.md, section "Snapshot". Restoring is all or nothing.
+//! Layout in docs/FORMAT.md, section "Snapshot". Restoring is all or nothing. Where there is no room for a snapshot beside the
+//! session, [`Session::snapshot_parts`] and [`Session::restore_with`] do without.
 
+use crate::checksum::Crc32;
 use crate::format::Mixer;
 use crate::format::read::{f32_at, u16_at, u32_at, u64_at};
 use crate::memory::{histories_words, layer_state};
 use crate::session::Session;
 use core::fmt;
+use core::ops::Range;
 
 /// First bytes of every snapshot.
 pub const MAGIC: [u8; 4] = *b"BTTS";
@@ -14,6 +17,8 @@ pub const MAGIC: [u8; 4] = *b"BTTS";
 pub const VERSION: u16 = 1;
 /// Size of the header before the state.
 pub const HEADER_BYTES: usize = 32;
+/// What is read at once to be checked: whole words, little stack.
+const PIECE: usize = 256;
 
 /// Byte offsets of the header's fields.
 pub mod field {
@@ -90,33 +95,60 @@ impl fmt::Display for SnapshotError {
 
 impl core::error::Error for SnapshotError {}
 
+/// Why [`Session::restore_with`] did not restore.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RestoreError<E> {
+    /// The snapshot is damaged or does not fit. The session is left as it was.
+    Snapshot(SnapshotError),
+    /// It could not be read. The session is left as it was.
+    Read(E),
+    /// The check had passed, but then its bytes could not be read again, or (`None`) had changed. The session has been
+    /// [reset](Session::reset).
+    SecondRead(Option<E>),
+}
+
+impl<E: fmt::Debug> fmt::Display for RestoreError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Snapshot(error) => error.fmt(f),
+            Self::Read(error) => write!(
+                f,
+                "snapshot cannot be read ({error:?}): try again, or use another"
+            ),
+            Self::SecondRead(Some(error)) => write!(
+                f,
+                "snapshot cannot be read a second time ({error:?}) and the session was reset: try again"
+            ),
+            Self::SecondRead(None) => f.write_str(
+                "snapshot changed while it was restored and the session was reset: let nobody write to it and try again",
+            ),
+        }
+    }
+}
+
+impl<E: fmt::Debug> core::error::Error for RestoreError<E> {}
+
 impl Session<'_, '_> {
     /// Writes the learned state into `buffer` and returns the number of bytes used.
     ///
     /// # Errors
     /// [`SnapshotError::Buffer`].
     pub fn snapshot(&self, buffer: &mut [u8]) -> Result<usize, SnapshotError> {
-        let (needed, given) = (HEADER_BYTES + self.state.len() * 4, buffer.len());
-        let Some((header, body)) = buffer
-            .get_mut(..needed)
-            .and_then(|b| b.split_first_chunk_mut::<HEADER_BYTES>())
-        else {
+        let (header, body) = self.snapshot_parts();
+        let (needed, given) = (header.len() + body.len(), buffer.len());
+        if given < needed {
             return Err(SnapshotError::Buffer { needed, given });
-        };
-        body.iter_mut()
-            .zip(bytemuck::cast_slice::<f32, u8>(self.state))
-            .for_each(|(to, &from)| *to = from);
-        *header = self.snapshot_header();
-        let crc = crc_of(header, body).to_le_bytes();
-        header
+        }
+        buffer
             .iter_mut()
-            .skip(field::CRC)
-            .zip(crc)
-            .for_each(|(to, from)| *to = from);
+            .zip(header.iter().chain(body))
+            .for_each(|(to, &from)| *to = from);
         Ok(needed)
     }
 
-    fn snapshot_header(&self) -> [u8; HEADER_BYTES] {
+    /// The bytes of a snapshot where they are: the header, then the state itself. To write it somewhere piece by piece.
+    pub fn snapshot_parts(&self) -> ([u8; HEADER_BYTES], &[u8]) {
         let mut header = [0; HEADER_BYTES];
         let mut put = |at: usize, bytes: &[u8]| {
             header
@@ -131,7 +163,14 @@ impl Session<'_, '_> {
         put(field::WORDS, &(self.state.len() as u32).to_le_bytes());
         put(field::POSITION, &self.position.to_le_bytes());
         put(field::DROPPED, &self.dropped.to_le_bytes());
+        let body = bytemuck::cast_slice(self.state);
+        let crc = crc_of(&header, body).to_le_bytes();
         header
+            .iter_mut()
+            .skip(field::CRC)
+            .zip(crc)
+            .for_each(|(to, from)| *to = from);
+        (header, body)
     }
 
     /// Takes up what `snapshot` had learned.
@@ -140,6 +179,81 @@ impl Session<'_, '_> {
     /// A snapshot of another model, version or length, or a damaged one; the session is left as it was.
     pub fn restore(&mut self, snapshot: &[u8]) -> Result<(), SnapshotError> {
         let info = Info::parse(snapshot)?;
+        self.check_fit(&info)?;
+        let body = snapshot.get(HEADER_BYTES..).unwrap_or(&[]);
+        if !self.is_finite(0, body) {
+            return Err(SnapshotError::NotFinite);
+        }
+        self.state
+            .iter_mut()
+            .zip(body.chunks_exact(4))
+            .for_each(|(to, from)| *to = f32_at(from, 0));
+        self.take_up(&info);
+        Ok(())
+    }
+
+    /// [`Session::restore`] from wherever a snapshot of `length` bytes can be read twice: `read(offset, piece)` fills `piece`
+    /// with the bytes from `offset` on. It is asked for all of them once to check, in pieces of at most 256 bytes, and once
+    /// more to take them up, the state in one piece.
+    ///
+    /// # Errors
+    /// As [`Session::restore`], or what `read` gives; the session is left as it was, but for
+    /// [`RestoreError::SecondRead`].
+    pub fn restore_with<E>(
+        &mut self,
+        length: usize,
+        mut read: impl FnMut(usize, &mut [u8]) -> Result<(), E>,
+    ) -> Result<(), RestoreError<E>> {
+        let header = self.check_pieces(length, &mut read)?;
+        self.touched = u64::MAX;
+        let state = bytemuck::cast_slice_mut(self.state);
+        let again = match read(HEADER_BYTES, state) {
+            Ok(()) => Info::complete(&header, state).map_err(|_| None),
+            Err(error) => Err(Some(error)),
+        };
+        match again {
+            Ok(info) => self.take_up(&info),
+            Err(error) => {
+                self.reset();
+                return Err(RestoreError::SecondRead(error));
+            }
+        }
+        Ok(())
+    }
+
+    /// The header, where all that `read` gives is a snapshot for this session.
+    fn check_pieces<E>(
+        &self,
+        length: usize,
+        read: &mut impl FnMut(usize, &mut [u8]) -> Result<(), E>,
+    ) -> Result<[u8; HEADER_BYTES], RestoreError<E>> {
+        let mut header = [0; HEADER_BYTES];
+        let Some(body) = length.checked_sub(HEADER_BYTES) else {
+            return Err(RestoreError::Snapshot(SnapshotError::Length));
+        };
+        read(0, &mut header).map_err(RestoreError::Read)?;
+        let info = Info::of_header(&header, body).map_err(RestoreError::Snapshot)?;
+        let (mut digest, mut finite) = (crc_begun(&header), true);
+        let mut buffer = [0; PIECE];
+        for at in (0..body).step_by(PIECE) {
+            let piece = buffer.get_mut(..PIECE.min(body - at)).unwrap_or_default();
+            read(HEADER_BYTES + at, piece).map_err(RestoreError::Read)?;
+            digest.update(piece);
+            finite &= self.is_finite(at / 4, piece);
+        }
+        let verdict = match digest.finalize() == u32_at(&header, field::CRC) {
+            true => self.check_fit(&info),
+            false => Err(SnapshotError::Checksum),
+        };
+        match verdict {
+            Ok(()) if finite => Ok(header),
+            Ok(()) => Err(RestoreError::Snapshot(SnapshotError::NotFinite)),
+            Err(error) => Err(RestoreError::Snapshot(error)),
+        }
+    }
+
+    /// Whether a snapshot is of this model and of as much state.
+    fn check_fit(&self, info: &Info) -> Result<(), SnapshotError> {
         let model = self.model.fingerprint();
         if info.model != model {
             return Err(SnapshotError::Model {
@@ -150,24 +264,19 @@ impl Session<'_, '_> {
         if info.words as usize != self.state.len() {
             return Err(SnapshotError::Length);
         }
-        let body = snapshot.get(HEADER_BYTES..).unwrap_or(&[]);
-        if !self.is_finite(body) {
-            return Err(SnapshotError::NotFinite);
-        }
-        self.state
-            .iter_mut()
-            .zip(body.chunks_exact(4))
-            .for_each(|(to, from)| *to = f32_at(from, 0));
+        Ok(())
+    }
+
+    /// What a snapshot holds besides the state.
+    fn take_up(&mut self, info: &Info) {
         self.touched = u64::MAX;
         self.position = info.position;
         self.dropped = info.dropped;
-        Ok(())
     }
-}
 
-impl Session<'_, '_> {
-    /// Whether every number of a state is finite, halves where the state holds halves.
-    fn is_finite(&self, mut state: &[u8]) -> bool {
+    /// Whether every number in a piece of a state from word `from` on is finite, halves where the state holds halves.
+    fn is_finite(&self, from: usize, piece: &[u8]) -> bool {
+        let mut at = 0;
         let config = self.model.config();
         let records = (0..config.n_layers).filter_map(|layer| self.model.layer_config(layer).ok());
         records.into_iter().all(|record| {
@@ -176,17 +285,24 @@ impl Session<'_, '_> {
                 Mixer::Attention if !record.kv_f32 => all - histories_words(config, &record),
                 _ => 0,
             };
-            let (cache, rest) = state.split_at_checked(halves * 4).unwrap_or_default();
-            let (floats, rest) = rest
-                .split_at_checked((all - halves) * 4)
-                .unwrap_or_default();
-            state = rest;
-            cache
+            let (cache, end) = (at..at + halves, at + all);
+            at = end;
+            part(from, piece, &cache)
                 .chunks_exact(2)
                 .all(|h| u16_at(h, 0) & 0x7C00 != 0x7C00)
-                && floats.chunks_exact(4).all(|f| f32_at(f, 0).is_finite())
+                && part(from, piece, &(cache.end..end))
+                    .chunks_exact(4)
+                    .all(|f| f32_at(f, 0).is_finite())
         })
     }
+}
+
+/// What of a piece that begins with word `from` is among `words`.
+fn part<'a>(from: usize, piece: &'a [u8], words: &Range<usize>) -> &'a [u8] {
+    let byte = |word: usize| (word.saturating_sub(from) * 4).min(piece.len());
+    piece
+        .get(byte(words.start)..byte(words.end))
+        .unwrap_or_default()
 }
 
 /// What a snapshot's header says.
@@ -214,16 +330,30 @@ impl Info {
         let Some((header, body)) = snapshot.split_first_chunk::<HEADER_BYTES>() else {
             return Err(SnapshotError::Length);
         };
+        Self::complete(header, body)
+    }
+
+    /// Of a header and all that follows it.
+    fn complete(header: &[u8; HEADER_BYTES], body: &[u8]) -> Result<Self, SnapshotError> {
+        let info = Self::of_header(header, body.len())?;
+        match crc_of(header, body) == u32_at(header, field::CRC) {
+            true => Ok(info),
+            false => Err(SnapshotError::Checksum),
+        }
+    }
+
+    /// Of a header that so many bytes follow, which are not checked.
+    fn of_header(header: &[u8; HEADER_BYTES], body: usize) -> Result<Self, SnapshotError> {
+        if !header.starts_with(&MAGIC) {
+            return Err(SnapshotError::NotASnapshot);
+        }
         let version = u16_at(header, field::VERSION);
         if version != VERSION {
             return Err(SnapshotError::Version(version));
         }
         let words = u32_at(header, field::WORDS);
-        if body.len() as u64 != u64::from(words) * 4 {
+        if body as u64 != u64::from(words) * 4 {
             return Err(SnapshotError::Length);
-        }
-        if crc_of(header, body) != u32_at(header, field::CRC) {
-            return Err(SnapshotError::Checksum);
         }
         Ok(Self {
             model: u32_at(header, field::MODEL),
@@ -236,8 +366,14 @@ impl Info {
 
 /// Checksum over the header before its own field, then the state.
 fn crc_of(header: &[u8; HEADER_BYTES], body: &[u8]) -> u32 {
-    let mut digest = crate::checksum::digest();
-    digest.update(header.get(..field::CRC).unwrap_or(&[]));
+    let mut digest = crc_begun(header);
     digest.update(body);
     digest.finalize()
+}
+
+/// The same before the state.
+fn crc_begun(header: &[u8; HEADER_BYTES]) -> Crc32 {
+    let mut digest = Crc32::new();
+    digest.update(header.get(..field::CRC).unwrap_or(&[]));
+    digest
 }

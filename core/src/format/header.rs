@@ -187,7 +187,7 @@ impl<'a> Layout<'a> {
     fn check_header_sum(&self) -> Result<(), BlobError> {
         let count = u32_at(self.bytes, field::SECTION_COUNT) as usize;
         let end = HEADER_BYTES + count * SECTION_BYTES;
-        let mut digest = crate::checksum::digest();
+        let mut digest = crate::Crc32::new();
         digest.update(self.bytes.get(..field::CRC).unwrap_or(&[]));
         digest.update(&[0; 4]);
         digest.update(self.bytes.get(field::RESERVED..end).unwrap_or(&[]));
