@@ -3,7 +3,9 @@
 mod common;
 
 use bitttt_core::format::{Activation, Config, DType, LayerConfig};
-use bitttt_core::{Backend, Batch, Learning, Model, Session, SessionError, SnapshotError};
+use bitttt_core::{
+    Backend, Batch, Learning, Model, RestoreError, Session, SessionError, SnapshotError,
+};
 use bitttt_export::random::{FULL_LAYER, blueprint, small_config};
 use bitttt_export::{AlignedCopy, TensorData};
 use common::{ATTENTION, Threads, config, dtypes, memory, stack, tokens};
@@ -329,4 +331,113 @@ fn a_snapshot_of_other_room_or_with_a_number_that_is_not_finite_is_refused() {
     let before = session.state_hash();
     assert_eq!(session.restore(&snapshot), Err(SnapshotError::NotFinite));
     assert_eq!(session.state_hash(), before);
+}
+
+/// What a device that keeps snapshots in flash does.
+fn parts(session: &Session<'_, '_>) -> Vec<u8> {
+    let (header, state) = session.snapshot_parts();
+    [&header, state].concat()
+}
+
+#[test]
+fn a_snapshot_in_pieces_is_the_snapshot() {
+    let blob = hybrid(7);
+    let model = Model::from_bytes(blob.bytes()).unwrap();
+    let (mut m1, mut m2) = (memory(&model, Batch::ONE), memory(&model, Batch::new(8)));
+    let mut session = Session::new(model, Batch::ONE, &mut m1).unwrap();
+    session.prefill(&tokens(30, 5)).unwrap();
+    let mut snapshot = vec![0; model.memory(Batch::ONE).snapshot_bytes()];
+    session.snapshot(&mut snapshot).unwrap();
+    assert_eq!(parts(&session), snapshot);
+
+    let mut restored = Session::new(model, Batch::new(8), &mut m2).unwrap();
+    let read = |at: usize, piece: &mut [u8]| {
+        piece.copy_from_slice(&snapshot[at..at + piece.len()]);
+        Ok::<_, ()>(())
+    };
+    restored.restore_with(snapshot.len(), read).unwrap();
+    let next = tokens(9, 6);
+    assert_eq!(session.prefill(&next), restored.prefill(&next));
+    assert_eq!(session.state_hash(), restored.state_hash());
+}
+
+#[test]
+fn pieces_are_refused_as_the_whole_snapshot_is() {
+    let blob = hybrid(0);
+    let model = Model::from_bytes(blob.bytes()).unwrap();
+    let mut memory = memory(&model, Batch::ONE);
+    let mut session = Session::new(model, Batch::ONE, &mut memory).unwrap();
+    session.prefill(&tokens(10, 5)).unwrap();
+    let whole = parts(&session);
+    let layer = (whole.len() - 32 - (20 + 64) * 16 * 2) / 2;
+    let places = [0, 4, 8, 12, 16, 28, 32, 32 + layer, whole.len() - 1];
+    let lengths = [0, 31, 32, whole.len() - 1].map(|length| (None, length));
+    let places = places.map(|at| (Some(at), whole.len()));
+    for (at, length) in places.into_iter().chain(lengths) {
+        let mut snapshot = whole[..length].to_vec();
+        if let Some(at) = at {
+            // a number that is not finite where numbers are, and then a checksum that matches
+            snapshot[at..][..2.min(length - at)].fill(0xFF);
+            if at >= 32 {
+                snapshot[at / 4 * 4..][..4].fill(0xFF);
+                let sum = bitttt_core::crc32(&[&snapshot[..28], &snapshot[32..]].concat());
+                snapshot[28..32].copy_from_slice(&sum.to_le_bytes());
+            }
+        }
+        let before = session.state_hash();
+        let read = |at: usize, piece: &mut [u8]| {
+            piece.copy_from_slice(&snapshot[at..at + piece.len()]);
+            Ok::<_, ()>(())
+        };
+        let pieces = session.restore_with(length, read);
+        let expected = session.restore(&snapshot).unwrap_err();
+        let short = length < 32; // of which not even the first bytes are read
+        let expected = if short {
+            SnapshotError::Length
+        } else {
+            expected
+        };
+        assert_eq!(pieces, Err(RestoreError::Snapshot(expected)), "{at:?}");
+        assert_eq!(session.state_hash(), before);
+    }
+}
+
+#[test]
+fn a_snapshot_that_cannot_be_read_twice_resets_the_session() {
+    let blob = hybrid(7);
+    let model = Model::from_bytes(blob.bytes()).unwrap();
+    let mut memory = memory(&model, Batch::ONE);
+    let mut session = Session::new(model, Batch::ONE, &mut memory).unwrap();
+    let fresh = session.state_hash();
+    session.prefill(&tokens(30, 5)).unwrap();
+    let (whole, before) = (parts(&session), session.state_hash());
+    let checks = 1 + (whole.len() - 32).div_ceil(256);
+    for (fails, changes) in [
+        (0, false),
+        (checks - 1, false),
+        (checks, false),
+        (checks, true),
+    ] {
+        let mut reads = 0;
+        let read = |at: usize, piece: &mut [u8]| {
+            piece.copy_from_slice(&whole[at..at + piece.len()]);
+            reads += 1;
+            match reads > fails {
+                true if changes => piece[3] ^= 1,
+                true => return Err("no contact"),
+                false => {}
+            }
+            Ok(())
+        };
+        let result = session.restore_with(whole.len(), read);
+        if fails < checks {
+            assert_eq!(result, Err(RestoreError::Read("no contact")));
+            assert_eq!(session.state_hash(), before);
+        } else {
+            let error = (!changes).then_some("no contact");
+            assert_eq!(result, Err(RestoreError::SecondRead(error)));
+            assert_eq!(session.state_hash(), fresh);
+            session.restore(&whole).unwrap();
+        }
+    }
 }

@@ -207,7 +207,9 @@ fn bare_core() -> Result<()> {
     let boards = BOARDS.iter().map(|board| board.target);
     for target in boards.chain(BARE.iter().copied()) {
         let toolchain = toolchain(target)?;
-        let mut build = cargo(&["build", "--package", "bitttt-core", "--target", target]);
+        let packages = ["--package", "bitttt-core", "--package", "bitttt-store"];
+        let mut build = cargo(&["build", "--target", target]);
+        build.args(packages);
         toolchain.apply(&mut build, target);
         run_command(&mut build)?;
     }
