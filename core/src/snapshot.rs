@@ -137,12 +137,16 @@ impl Session<'_, '_> {
     pub fn snapshot(&self, buffer: &mut [u8]) -> Result<usize, SnapshotError> {
         let (header, body) = self.snapshot_parts();
         let (needed, given) = (header.len() + body.len(), buffer.len());
-        if given < needed {
+        let Some((to_header, to_body)) = buffer
+            .get_mut(..needed)
+            .and_then(|b| b.split_first_chunk_mut::<HEADER_BYTES>())
+        else {
             return Err(SnapshotError::Buffer { needed, given });
-        }
-        buffer
+        };
+        *to_header = header;
+        to_body
             .iter_mut()
-            .zip(header.iter().chain(body))
+            .zip(body)
             .for_each(|(to, &from)| *to = from);
         Ok(needed)
     }

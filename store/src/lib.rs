@@ -89,7 +89,7 @@ pub struct Saved {
 pub struct Loaded {
     /// Number of the record.
     pub sequence: u32,
-    /// Whether there is a newer record, which is damaged, so that this is the state before it.
+    /// Whether there is a newer record, with a whole header and a damaged snapshot, so that this is the state before it.
     pub newer_damaged: bool,
 }
 

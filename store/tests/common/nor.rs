@@ -106,6 +106,12 @@ impl<const WRITE: usize, const ERASE: usize, const READ: usize> Nor<WRITE, ERASE
         self.cut = None;
     }
 
+    /// Makes the word at this address one that cannot be read.
+    pub fn spoil(&mut self, at: usize) {
+        self.checked = true;
+        self.words[at / WRITE] = Word::Torn;
+    }
+
     /// A number below `below`, of a sequence that is always the same.
     pub fn draw(&mut self, below: usize) -> usize {
         self.random.next_u32() as usize % below
