@@ -53,6 +53,9 @@ mod workspace;
 
 pub use checksum::{Crc32, crc32};
 pub use format::BlobError;
+#[cfg(feature = "probe")]
+#[doc(hidden)]
+pub use kernel::probe;
 pub use kernel::{Alone, Backend, Parallel};
 pub use memory::{Batch, MemoryPlan};
 pub use model::Model;

@@ -5,7 +5,9 @@
 //! by the same functions.
 
 use crate::format::config::CONV_TAPS;
-use crate::format::{BlobError, Config, LayerConfig, Layout, Mixer, Section};
+use crate::format::tensor::ENTRY_BYTES;
+use crate::format::{BlobError, Config, DType, Entry, LayerConfig, Layout, Mixer, Section};
+use crate::kernel::TABLE_WORDS;
 
 /// How many tokens prefill takes through a layer at once, and how many attention has room for. More is faster and
 /// needs more scratch; a longer context needs more state.
@@ -67,6 +69,8 @@ pub struct MemoryPlan {
     pub hidden: usize,
     /// Quantised activations with their scales and sums.
     pub quantised: usize,
+    /// Look-up tables for products with `t5` weights, which microcontrollers fill; the same on every machine.
+    pub tables: usize,
     /// The most that a mixer's heads take besides: inner learning rates `[batch, H]`, each TTT head's temporaries
     /// and count of dropped updates; running maxima and sums `[batch, 2 H]` of attention and one widened tile of
     /// keys and values for each of its heads.
@@ -107,11 +111,12 @@ impl MemoryPlan {
             }
             layer += 1;
         }
-        Ok(Self::new(&config, section, batch))
+        Ok(Self::new(&config, &layout, batch))
     }
 
-    /// Plan for a config section whose records have been checked.
-    pub const fn new(config: &Config, section: &[u8], batch: Batch) -> Self {
+    /// Plan for a blob whose config section has been checked.
+    pub const fn new(config: &Config, layout: &Layout<'_>, batch: Batch) -> Self {
+        let section = layout.section(Section::Config);
         let n = batch.tokens();
         let (d, f) = (config.d_model as usize, config.d_ffn as usize);
         let mut plan = Self {
@@ -121,6 +126,7 @@ impl MemoryPlan {
             residual: n.saturating_mul(2 * d),
             hidden: n.saturating_mul(2 * f),
             quantised: n.saturating_mul(quantised_words(if d > f { d } else { f })),
+            tables: table_words(layout.section(Section::Table)),
             head: 0,
             logits: config.vocab_size as usize,
         };
@@ -161,6 +167,7 @@ impl MemoryPlan {
             .saturating_add(self.residual)
             .saturating_add(self.hidden)
             .saturating_add(self.quantised)
+            .saturating_add(self.tables)
             .saturating_add(self.head)
             .saturating_add(self.logits)
     }
@@ -293,6 +300,20 @@ const fn head_words(config: &Config, layer: &LayerConfig, n: usize) -> usize {
             .saturating_mul(2 * heads)
             .saturating_add(layer.kv_heads as usize * widened_words(config, layer, n)),
     }
+}
+
+/// Eight tables of 256 halves, where some tensor is `t5`.
+const fn table_words(table: &[u8]) -> usize {
+    let mut index = 0;
+    while (index as usize) < table.len() / ENTRY_BYTES {
+        if let Ok(entry) = Entry::parse(table, index)
+            && matches!(entry.dtype, DType::T5)
+        {
+            return TABLE_WORDS;
+        }
+        index += 1;
+    }
+    0
 }
 
 /// Words of one quantised row: codes padded to whole SIMD blocks, one scale, one sum.

@@ -228,7 +228,7 @@ impl<'a> Model<'a> {
 
     /// Exact memory that a session of this batch needs.
     pub fn memory(&self, batch: Batch) -> MemoryPlan {
-        MemoryPlan::new(&self.config, self.layout.section(Section::Config), batch)
+        MemoryPlan::new(&self.config, &self.layout, batch)
     }
 
     /// All tensors in table order.

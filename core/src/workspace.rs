@@ -1,7 +1,7 @@
 //! A session's scratch memory, cut for one pass.
 
 use crate::format::Config;
-use crate::kernel::parallel::split_tokens;
+use crate::kernel::parallel::{Shared, split_tokens};
 use crate::kernel::{Backend, Parallel, Quantised, lanes};
 use crate::memory::{Batch, MemoryPlan, padded};
 use crate::model::{Floats, Matrix};
@@ -95,6 +95,7 @@ pub(crate) struct Activations<'s> {
     codes: &'s mut [i8],
     scales: &'s mut [f32],
     sums: &'s mut [i32],
+    tables: Shared<'s, f32>,
 }
 
 impl Activations<'_> {
@@ -131,6 +132,7 @@ impl Activations<'_> {
             codes: self.codes,
             scales: self.scales.get(..self.tokens).unwrap_or(self.scales),
             sums: self.sums.get(..self.tokens).unwrap_or(self.sums),
+            tables: self.tables,
         }
     }
 }
@@ -165,6 +167,7 @@ impl<'s> Workspace<'s> {
         let mut residual = Cutter(cutter.take(plan.residual));
         let hidden = cutter.take(plan.hidden);
         let mut quantised = Cutter(cutter.take(plan.quantised));
+        let tables = Shared::new(cutter.take(plan.tables));
         let stride = padded(widest);
         Self {
             rope,
@@ -179,6 +182,7 @@ impl<'s> Workspace<'s> {
                     .unwrap_or_default(),
                 scales: quantised.take(n),
                 sums: bytemuck::try_cast_slice_mut(quantised.take(n)).unwrap_or_default(),
+                tables,
             },
             head: cutter.take(plan.head),
             logits: cutter.take(plan.logits),

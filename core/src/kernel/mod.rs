@@ -17,6 +17,8 @@ mod avx512;
 pub(crate) mod halves;
 pub(crate) mod lanes;
 pub(crate) mod lite;
+#[cfg(any(bitttt_micro, test))]
+pub(crate) mod micro;
 #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
 mod neon;
 #[cfg(any(
@@ -26,6 +28,8 @@ mod neon;
 ))]
 mod panel;
 pub(crate) mod parallel;
+#[cfg(feature = "probe")]
+pub mod probe;
 mod scalar;
 #[cfg(any(
     target_arch = "x86_64",
@@ -235,6 +239,9 @@ impl Backend {
     /// Weights times tokens that a part should have: about a microsecond, several times a hand-off.
     fn min_part(self) -> usize {
         match self.0 {
+            #[cfg(bitttt_micro)]
+            Kind::Scalar => usize::MAX, // a product's rows share its tables
+            #[cfg(not(bitttt_micro))]
             Kind::Scalar => 1 << 12,
             #[cfg(target_arch = "x86_64")]
             Kind::Avx512 | Kind::Amx => 1 << 17,
@@ -246,6 +253,9 @@ impl Backend {
     /// The rows `rows` of a product.
     fn product(self, product: &Product<'_>, rows: Range<usize>) {
         match self.0 {
+            #[cfg(bitttt_micro)]
+            Kind::Scalar => micro::product(product, rows),
+            #[cfg(not(bitttt_micro))]
             Kind::Scalar => scalar::product(product, rows),
             #[cfg(target_arch = "x86_64")]
             // SAFETY: a `Kind::Avx2` exists only where `all` found AVX2.
@@ -263,6 +273,9 @@ impl Backend {
         }
     }
 }
+
+/// Words of the tables that `micro` works with: eight of 256 halves.
+pub(crate) const TABLE_WORDS: usize = 8 * 128;
 
 /// Rows that are not cut: a multiple of every backend's group of rows.
 const UNIT: usize = 16;
@@ -291,12 +304,15 @@ impl Product<'_> {
     }
 }
 
-/// Quantised activations of `n` tokens: codes `[n, stride]` padded with zeros, `a / 127` and `sum q` a token.
+/// Quantised activations of `n` tokens: codes `[n, stride]` padded with zeros, `a / 127` and `sum q` a token; and where
+/// `micro` may put its tables.
 pub(crate) struct Quantised<'a> {
     pub stride: usize,
     pub codes: &'a [i8],
     pub scales: &'a [f32],
     pub sums: &'a [i32],
+    #[cfg_attr(not(any(bitttt_micro, test)), allow(dead_code))]
+    pub tables: Shared<'a, f32>,
 }
 
 /// Rows outside, in groups of `R`, tokens inside: each weight is read once for all tokens, each activation once for
