@@ -44,6 +44,7 @@ mod math;
 pub mod memory;
 mod mixer;
 mod model;
+mod pieces;
 pub mod sampler;
 mod session;
 pub mod snapshot;

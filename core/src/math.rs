@@ -6,12 +6,16 @@
 /// `sqrt`, correctly rounded.
 #[inline(always)]
 pub(crate) fn sqrt(x: f32) -> f32 {
+    #[cfg(bitttt_fpu)]
+    return crate::kernel::sqrt(x);
+    #[cfg(not(bitttt_fpu))]
     libm::sqrtf(x)
 }
 
 /// `e^x` for any `x`, clamped to the range where the result is a normal number; relative error below 2e-7.
 /// Range reduction and polynomial: S. L. Moshier, Cephes, `expf`.
-#[inline(always)]
+#[cfg_attr(bitttt_micro, inline(never))]
+#[cfg_attr(not(bitttt_micro), inline(always))]
 pub(crate) fn exp(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to an integer, ties to even
     const LN2_HI: f32 = 0.693_359_4;
@@ -68,10 +72,71 @@ pub(crate) fn rope_row(position: f32, row: &mut [f32], frequency: impl Fn(usize)
     for (j, pair) in row.chunks_exact_mut(2).enumerate() {
         let angle = position * frequency(j);
         if let [cos, sin] = pair {
-            *cos = libm::cosf(angle);
-            *sin = libm::sinf(angle);
+            (*sin, *cos) = sin_cos(angle);
         }
     }
+}
+
+/// `(sin x, cos x)` of an angle that is not negative; absolute error below 2e-7 for `x` up to 2^17, beyond that what 40
+/// bits of `2 / pi` give. What is not finite counts as 0.
+///
+/// In single precision and integers, because on a microcontroller the double precision that `libm` reduces its argument
+/// with is more code than a mixer. Polynomials: S. L. Moshier, Cephes, `sinf`.
+pub(crate) fn sin_cos(x: f32) -> (f32, f32) {
+    let (quadrant, r) = reduce(x);
+    let z = r * r;
+    let sin = ((-1.951_529_6e-4 * z + 8.332_161e-3) * z - 1.666_665_5e-1) * z * r + r;
+    let cos =
+        ((2.443_315_7e-5 * z - 1.388_731_6e-3) * z + 4.166_664_6e-2) * (z * z) - 0.5 * z + 1.0;
+    match quadrant & 3 {
+        0 => (sin, cos),
+        1 => (cos, -sin),
+        2 => (-sin, -cos),
+        _ => (-cos, sin),
+    }
+}
+
+/// `x` as quadrants and an angle between -pi/4 and pi/4: the product of its mantissa with 40 bits of `2 / pi` is exact.
+fn reduce(x: f32) -> (u32, f32) {
+    const TWO_OVER_PI: u64 = 0xA2_F983_6E4E; // in units of 2^-40
+    const QUADRANT: f32 = core::f32::consts::FRAC_PI_2 / (1 << 30) as f32;
+    let (exponent, mantissa) = (
+        (x.to_bits() >> 23) as i32,
+        x.to_bits() & 0x7F_FFFF | 0x80_0000,
+    );
+    if x < core::f32::consts::FRAC_PI_4 {
+        return (0, x);
+    }
+    if exponent > 0xFE {
+        return (0, 0.0);
+    }
+    // x = mantissa * 2^(exponent - 150), so this many bits of the product are a fraction of a quadrant
+    let fraction = 190 - exponent;
+    let product = u64::from(mantissa) * TWO_OVER_PI;
+    let turned = match 62 - fraction {
+        left @ 0..64 => product << left,
+        64.. => 0,
+        right => product >> -right,
+    };
+    let angle = (turned >> 32) as u32; // 2 bits of quadrant, 30 of its fraction
+    let quadrant = angle.wrapping_add(1 << 29) >> 30;
+    (
+        quadrant,
+        angle.wrapping_sub(quadrant << 30) as i32 as f32 * QUADRANT,
+    )
+}
+
+/// `n mod d` without the division of 64 bits, which is a kilobyte of code where there is no instruction for it.
+pub(crate) fn modulo(n: u64, d: u32) -> u32 {
+    let d = d.max(1);
+    let (high, low) = ((n >> 32) as u32, n as u32);
+    if high == 0 {
+        return low % d;
+    }
+    (0..32).rev().fold(high % d, |rest, bit| {
+        let twice = u64::from(rest) << 1 | u64::from(low >> bit & 1);
+        twice.checked_sub(u64::from(d)).unwrap_or(twice) as u32
+    })
 }
 
 #[cfg(test)]
@@ -87,6 +152,36 @@ mod tests {
             worst = worst.max(((exp(x) as f64 - truth) / truth).abs());
         }
         assert!(worst < 2e-7, "{worst}");
+    }
+
+    #[test]
+    fn sine_and_cosine_stay_close_to_the_true_values() {
+        let angles = (0..200_000)
+            .map(|i| i as f32 * 0.013)
+            .chain((0..4000).map(|i| i as f32 * 1e-5));
+        for x in angles.chain((0..17).map(|i| (1u32 << i) as f32)) {
+            let ((sin, cos), truth) = (sin_cos(x), (x as f64).sin_cos());
+            let error = (sin as f64 - truth.0)
+                .abs()
+                .max((cos as f64 - truth.1).abs());
+            assert!(error < 2e-7, "{x}: {error}");
+        }
+        for x in [0.0, 1e7, 1e20, f32::MAX, f32::INFINITY, f32::NAN] {
+            let (sin, cos) = sin_cos(x);
+            assert!(
+                (sin * sin + cos * cos - 1.0).abs() < 1e-6,
+                "{x}: {sin} {cos}"
+            );
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn modulo_is_the_rest_of_the_division(n: u64, small: u32, d: u32) {
+            for n in [n, u64::from(small), n >> 20] {
+                proptest::prop_assert_eq!(u64::from(modulo(n, d)), n % u64::from(d.max(1)));
+            }
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use crate::format::read::slice_at;
 use crate::format::tensor::{NO_LAYER, check_table};
 use crate::format::{BlobError, Config, DType, Entry, LayerConfig, Layout, Mixer, Role, Section};
+use crate::kernel::halves::Stored;
 use crate::memory::{Batch, MemoryPlan};
 use crate::tokenizer::Tokenizer;
 
@@ -68,7 +69,8 @@ pub enum Floats<'a> {
 
 impl<'a> Floats<'a> {
     /// Row `row` of `width` elements.
-    #[inline(always)]
+    #[cfg_attr(bitttt_micro, inline(never))]
+    #[cfg_attr(not(bitttt_micro), inline(always))]
     pub fn row(self, row: usize, width: usize) -> Self {
         let range = row * width..(row + 1) * width;
         match self {
@@ -86,13 +88,14 @@ impl<'a> Floats<'a> {
     }
 
     /// Copies into `to`, widening exactly.
-    #[inline(always)]
+    #[cfg_attr(bitttt_micro, inline(never))]
+    #[cfg_attr(not(bitttt_micro), inline(always))]
     pub fn copy_to(self, to: &mut [f32]) {
         match self {
             Self::F16(from) => to
                 .iter_mut()
                 .zip(from)
-                .for_each(|(to, &bits)| *to = half::f16::from_bits(bits).to_f32()),
+                .for_each(|(to, &bits)| *to = bits.widen()),
             Self::F32(from) => to.iter_mut().zip(from).for_each(|(to, &x)| *to = x),
         }
     }

@@ -8,6 +8,7 @@ use crate::kernel::{Alone, Backend, Parallel};
 use crate::math::{rope_frequency, rope_row};
 use crate::memory::{Batch, MemoryPlan, layer_state};
 use crate::model::{Block, Matrix, Model, Weights};
+use crate::pieces::Cut;
 use crate::workspace::{Cutter, Pass, Workspace};
 use crate::{ffn, kernel::lanes, mixer};
 use core::fmt;
@@ -180,7 +181,7 @@ impl<'m, 's> Session<'m, 's> {
     pub fn prefill(&mut self, tokens: &[u32]) -> Result<&mut [f32], SessionError> {
         self.check(tokens)?;
         let mut last = 0;
-        for chunk in tokens.chunks(self.batch.tokens().max(1)) {
+        for chunk in tokens.parts(self.batch.tokens()) {
             self.pass(chunk);
             last = chunk.len();
         }
@@ -207,7 +208,7 @@ impl<'m, 's> Session<'m, 's> {
     ) -> Result<(), SessionError> {
         self.check(tokens)?;
         let batch = self.batch.tokens().max(1);
-        for (c, chunk) in tokens.chunks(batch).enumerate() {
+        for (c, chunk) in tokens.parts(batch).enumerate() {
             self.pass(chunk);
             for t in 0..chunk.len() {
                 self.head(chunk.len(), t);
@@ -352,7 +353,7 @@ impl<'m, 's> Session<'m, 's> {
         let d = (config.d_head() as usize).max(1);
         let frequency = |j| rope_frequency(config.rope_theta, j, d);
         let mut cutter = Cutter(&mut *self.scratch);
-        for (i, row) in cutter.take(self.plan.rope).chunks_exact_mut(d).enumerate() {
+        for (i, row) in cutter.take(self.plan.rope).pieces_mut(d).enumerate() {
             rope_row(i as f32, row, frequency);
         }
         let angles = cutter.take(self.plan.angles).iter_mut();
@@ -370,7 +371,7 @@ impl<'m, 's> Session<'m, 's> {
         let Some((frequencies, rows)) = angles.split_at_mut_checked(d / 2) else {
             return;
         };
-        for (row, position) in rows.chunks_exact_mut(d).take(n).zip(self.position..) {
+        for (row, position) in rows.pieces_mut(d).take(n).zip(self.position..) {
             rope_row(position as f32, row, |j| {
                 frequencies.get(j).copied().unwrap_or(0.0)
             });
@@ -404,7 +405,7 @@ fn for_each_layer<'m>(
 /// Rows of the embedding `[n, D]`.
 fn embed(table: &Matrix<'_>, tokens: &[u32], h: &mut [f32]) {
     let d = table.cols.max(1);
-    for (&token, h) in tokens.iter().zip(h.chunks_exact_mut(d)) {
+    for (&token, h) in tokens.iter().zip(h.pieces_mut(d)) {
         let token = token as usize;
         match table.weights {
             Weights::I8(codes, scales) => {

@@ -3,8 +3,10 @@
 use crate::format::Config;
 use crate::kernel::parallel::{Shared, split_tokens};
 use crate::kernel::{Backend, Parallel, Quantised, lanes};
+use crate::math::modulo;
 use crate::memory::{Batch, MemoryPlan, padded};
 use crate::model::{Floats, Matrix};
+use crate::pieces::Cut;
 
 /// What a pass over `n` tokens needs to know.
 pub(crate) struct Pass<'a> {
@@ -41,7 +43,7 @@ impl Pass<'_> {
     pub fn rms_norm(&self, x: &mut [f32], gain: Floats<'_>) {
         let width = gain.len();
         split_tokens(self.parallel, self.tokens, [(x, width)], &|_, [x]| {
-            for row in x.chunks_exact_mut(width.max(1)) {
+            for row in x.pieces_mut(width) {
                 self.backend.rms_norm(row, gain, self.config.norm_eps);
             }
         });
@@ -56,15 +58,15 @@ impl Pass<'_> {
     /// Causal convolution of the rows of `x [n, D]`, where there is one; `history` is `[3, D]`.
     pub fn convolve(&self, x: &mut [f32], history: &mut [f32], taps: Option<Floats<'_>>) {
         if let Some(taps) = taps {
-            x.chunks_exact_mut((self.config.d_model as usize).max(1))
+            x.pieces_mut(self.config.d_model as usize)
                 .for_each(|x| self.backend.conv(x, history, taps));
         }
     }
 
     /// Place in its mini-batch of the pass's token `t`.
     pub fn place(&self, t: usize) -> usize {
-        let mini_batch = u64::from(self.config.mini_batch).max(1);
-        ((self.position % mini_batch) as usize + t) % mini_batch as usize
+        let mini_batch = u32::from(self.config.mini_batch);
+        modulo(self.position.wrapping_add(t as u64), mini_batch) as usize
     }
 }
 
@@ -111,14 +113,10 @@ impl Activations<'_> {
             self.tokens,
             owned,
             &|first, [codes, scales, sums]| {
-                let codes =
-                    bytemuck::cast_slice_mut::<f32, i8>(codes).chunks_exact_mut(stride.max(1));
+                let codes = bytemuck::cast_slice_mut::<f32, i8>(codes).pieces_mut(stride);
                 let sums = bytemuck::cast_slice_mut::<f32, i32>(sums);
                 let x = x.get(first * width..).unwrap_or(&[]);
-                let rows = codes
-                    .zip(scales)
-                    .zip(sums)
-                    .zip(x.chunks_exact(width.max(1)));
+                let rows = codes.zip(scales).zip(sums).zip(x.pieces(width));
                 for (((codes, scale), sum), x) in rows {
                     (*scale, *sum) = backend.quantise(x, codes);
                 }
@@ -126,6 +124,7 @@ impl Activations<'_> {
         );
     }
 
+    #[cfg_attr(bitttt_micro, inline(never))]
     pub fn view(&self) -> Quantised<'_> {
         Quantised {
             stride: self.stride,
@@ -146,6 +145,7 @@ fn words<T: bytemuck::Pod>(of: &mut [T]) -> &mut [f32] {
 pub(crate) struct Cutter<'s>(pub &'s mut [f32]);
 
 impl<'s> Cutter<'s> {
+    #[cfg_attr(bitttt_micro, inline(never))]
     pub fn take(&mut self, words: usize) -> &'s mut [f32] {
         let all = core::mem::take(&mut self.0);
         let (piece, rest) = all.split_at_mut_checked(words).unwrap_or_default();

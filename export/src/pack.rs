@@ -117,7 +117,7 @@ mod tests {
         for dtype in [DType::T2, DType::T5] {
             let codes = random_codes(dtype);
             for cols in 1..700 {
-                let bytes = dtype.row_bytes(cols as u64) as usize;
+                let bytes = dtype.row_bytes(cols as u32) as usize;
                 let row: Vec<u8> = (0..bytes).map(|i| codes[(i * 167 + cols) % 256]).collect();
                 let mut cleared = row.clone();
                 clear_tail(&mut cleared, cols, dtype);

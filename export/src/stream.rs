@@ -85,7 +85,7 @@ impl Place {
 
     /// Bytes of its elements in this type.
     pub fn bytes(&self, dtype: DType) -> u64 {
-        u64::from(self.rows) * dtype.row_bytes(u64::from(self.cols))
+        u64::from(self.rows) * dtype.row_bytes(self.cols)
     }
 }
 

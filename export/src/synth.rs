@@ -90,7 +90,7 @@ fn drawn<W: Write + Seek>(
 ) -> Result<(), ExportError> {
     let place = writer.begin(dtype)?;
     let cols = place.cols as usize;
-    let row = dtype.row_bytes(u64::from(place.cols)) as usize;
+    let row = dtype.row_bytes(place.cols) as usize;
     let mut left = place.rows as usize;
     let mut chunk = vec![0; (CHUNK / row).clamp(1, left) * row];
     while left > 0 {

@@ -152,11 +152,11 @@ fn mixers_and_their_flags_are_those_of_the_document() {
 fn row_lengths_are_those_of_the_document() {
     for n in 1..1500u64 {
         assert_eq!(
-            DType::T2.row_bytes(n),
+            DType::T2.row_bytes(n as u32),
             64 * (n / 256) + (n % 256).div_ceil(4)
         );
         assert_eq!(
-            DType::T5.row_bytes(n),
+            DType::T5.row_bytes(n as u32),
             64 * (n / 320) + (n % 320).div_ceil(5)
         );
     }

@@ -62,21 +62,21 @@ impl DType {
     }
 
     /// Bytes of one row of `cols` elements.
-    pub const fn row_bytes(self, cols: u64) -> u64 {
+    pub const fn row_bytes(self, cols: u32) -> u64 {
         match self {
             Self::T2 => planes_bytes(cols, 4),
             Self::T5 => planes_bytes(cols, 5),
-            Self::I8 => cols,
-            Self::F16 => cols * 2,
-            Self::F32 => cols * 4,
+            Self::I8 => cols as u64,
+            Self::F16 => cols as u64 * 2,
+            Self::F32 => cols as u64 * 4,
         }
     }
 }
 
 /// Bytes of one packed row: blocks of 64 bytes, the last one as short as its weights allow.
-const fn planes_bytes(cols: u64, planes: u64) -> u64 {
+const fn planes_bytes(cols: u32, planes: u32) -> u64 {
     let block = 64 * planes;
-    (cols / block) * 64 + (cols % block).div_ceil(planes)
+    ((cols / block) * 64 + (cols % block).div_ceil(planes)) as u64
 }
 
 /// One entry of the table.
@@ -125,7 +125,7 @@ impl Entry {
 
     /// Bytes of the elements, without row scales.
     pub const fn data_bytes(&self) -> u64 {
-        self.rows as u64 * self.dtype.row_bytes(self.cols as u64)
+        self.rows as u64 * self.dtype.row_bytes(self.cols)
     }
 
     /// Where the row scales start, counted like `offset`.

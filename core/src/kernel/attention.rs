@@ -152,8 +152,8 @@ fn load<const G: usize, const B: usize>(rows: &[[f32; TILE]; G], at: usize) -> [
 }
 
 /// `sums[g] += sum_r factors[g][r] * matrix[r][..B]`, `r` ascending to `count`; rows are `stride` elements apart.
-#[cfg_attr(target_os = "none", inline(never))]
-#[cfg_attr(not(target_os = "none"), inline(always))]
+#[cfg_attr(bitttt_micro, inline(never))]
+#[cfg_attr(not(bitttt_micro), inline(always))]
 fn accumulate<const G: usize, const B: usize, W: Stored>(
     mut sums: [[f32; B]; G],
     factors: &[[f32; TILE]; G],
@@ -240,8 +240,8 @@ impl Queries<'_> {
 
     /// Scores become weights `exp(score - maximum)`, beyond the first `visible` zeros; what the row has summed up is
     /// rescaled to a maximum that grew.
-    #[cfg_attr(target_os = "none", inline(never))]
-    #[cfg_attr(not(target_os = "none"), inline(always))]
+    #[cfg_attr(bitttt_micro, inline(never))]
+    #[cfg_attr(not(bitttt_micro), inline(always))]
     fn weigh(&mut self, row: usize, scores: &mut [f32; TILE], visible: usize) {
         let whole = visible.next_multiple_of(LANES);
         scores.iter_mut().for_each(|s| *s *= self.scale);

@@ -5,7 +5,7 @@ use super::lanes::copy;
 use crate::model::Floats;
 
 /// An element as stored.
-pub(super) trait Stored: Copy {
+pub(crate) trait Stored: Copy {
     /// Its value, exactly.
     fn widen(self) -> f32;
 }

@@ -3,9 +3,11 @@
 //! Element-wise work vectorises at any width with the same bits. Sums use [`LANES`] virtual lanes and a fixed
 //! tree (docs/NUMERICS.md, rule 3), so that 4, 8 and 16 wide registers, and none, agree.
 
+use super::halves::Stored;
 use crate::format::Activation;
 use crate::math::{exp, silu, sqrt};
 use crate::model::Floats;
+use crate::pieces::Cut;
 
 /// Virtual lanes of a sum.
 pub(crate) const LANES: usize = 16;
@@ -27,7 +29,8 @@ pub(crate) fn reduce(a: &[f32], b: &[f32], term: impl Fn(f32, f32) -> f32) -> f3
 }
 
 /// Joins the lanes: `l` with `l + 8`, then `+ 4`, `+ 2`, `+ 1`.
-#[inline(always)]
+#[cfg_attr(bitttt_micro, inline(never))]
+#[cfg_attr(not(bitttt_micro), inline(always))]
 pub(crate) fn tree(lanes: [f32; LANES], join: impl Fn(f32, f32) -> f32) -> f32 {
     let mut lanes = lanes;
     let mut half = LANES / 2;
@@ -43,13 +46,15 @@ pub(crate) fn tree(lanes: [f32; LANES], join: impl Fn(f32, f32) -> f32) -> f32 {
 }
 
 /// `sum_e a_e b_e`.
-#[inline(always)]
+#[cfg_attr(bitttt_micro, inline(never))]
+#[cfg_attr(not(bitttt_micro), inline(always))]
 pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     reduce(a, b, |a, b| a * b)
 }
 
 /// `y_e += s * x_e`.
-#[inline(always)]
+#[cfg_attr(bitttt_micro, inline(never))]
+#[cfg_attr(not(bitttt_micro), inline(always))]
 pub(crate) fn axpy(y: &mut [f32], s: f32, x: &[f32]) {
     for (y, &x) in y.iter_mut().zip(x) {
         *y += s * x;
@@ -62,7 +67,7 @@ pub(crate) fn axpy(y: &mut [f32], s: f32, x: &[f32]) {
 pub(crate) fn axpys(y: &mut [f32], rows: &[f32], c: impl Fn(usize) -> f32) {
     let d = y.len();
     if !WIDE {
-        for (i, row) in rows.chunks_exact(d.max(1)).enumerate() {
+        for (i, row) in rows.pieces(d).enumerate() {
             axpy(y, c(i), row);
         }
         return;
@@ -87,7 +92,7 @@ pub(crate) fn axpys(y: &mut [f32], rows: &[f32], c: impl Fn(usize) -> f32) {
 pub(crate) fn axpys_two(y: &mut [f32], z: &mut [f32], rows: &[f32], c: impl Fn(usize) -> [f32; 2]) {
     let d = y.len().min(z.len());
     if !WIDE {
-        for (i, row) in rows.chunks_exact(d.max(1)).enumerate() {
+        for (i, row) in rows.pieces(d).enumerate() {
             let [a, b] = c(i);
             for ((y, z), &x) in y.iter_mut().zip(z.iter_mut()).zip(row) {
                 *y += a * x;
@@ -126,7 +131,7 @@ fn axpys_block<const N: usize>(y: &mut [f32], at: usize, rows: &[f32], c: impl F
         return;
     };
     let mut sums = *y;
-    for (i, row) in rows.chunks_exact(d).enumerate() {
+    for (i, row) in rows.pieces(d).enumerate() {
         if let Some(row) = row.get(at..).and_then(|row| row.first_chunk::<N>()) {
             let c = c(i);
             sums.iter_mut().zip(row).for_each(|(y, &x)| *y += c * x);
@@ -151,7 +156,7 @@ fn axpys_two_block<const N: usize>(
         return;
     };
     let (mut ys, mut zs) = (*y, *z);
-    for (i, row) in rows.chunks_exact(d).enumerate() {
+    for (i, row) in rows.pieces(d).enumerate() {
         if let Some(row) = row.get(at..).and_then(|row| row.first_chunk::<N>()) {
             let [a, b] = c(i);
             ys.iter_mut().zip(row).for_each(|(y, &x)| *y += a * x);
@@ -162,7 +167,8 @@ fn axpys_two_block<const N: usize>(
 }
 
 /// Copies without the length check of `copy_from_slice`, which could panic.
-#[inline(always)]
+#[cfg_attr(bitttt_micro, inline(never))]
+#[cfg_attr(not(bitttt_micro), inline(always))]
 pub(crate) fn copy(to: &mut [f32], from: &[f32]) {
     to.iter_mut().zip(from).for_each(|(to, &from)| *to = from);
 }
@@ -193,7 +199,7 @@ fn gained(x: &mut [f32], scale: f32, gain: impl Iterator<Item = f32>) {
 
 #[inline(always)]
 fn widened(bits: u16) -> f32 {
-    half::f16::from_bits(bits).to_f32()
+    bits.widen()
 }
 
 /// Absmax quantisation to int8 (BitNet b1.58, section 2): `q = round_half_even(x * (127 / a))`, `a = max|x|`.

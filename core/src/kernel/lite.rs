@@ -5,6 +5,7 @@
 use super::lanes::{axpys, reduce};
 use super::ttt::{FAST_LIMIT, largest};
 use crate::math::{clamp, sqrt};
+use crate::pieces::Cut;
 
 /// What a token does to the matrix.
 #[derive(Clone, Copy, Debug)]
@@ -32,7 +33,7 @@ pub(crate) fn lite_step(w: &mut [f32], step: LiteStep, f: &mut [f32], p: &mut [f
     if !bounded(rate, error) {
         return false;
     }
-    for (row, &f_c) in w.chunks_exact_mut(m.max(1)).zip(f.iter()) {
+    for (row, &f_c) in w.pieces_mut(m).zip(f.iter()) {
         if let Some(decay) = step.decay {
             let keep = 1.0 - decay;
             row.iter_mut().for_each(|w| *w *= keep);

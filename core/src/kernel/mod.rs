@@ -45,6 +45,7 @@ mod ttt_mlp;
 mod wasm;
 
 use crate::model::{Floats, Matrix};
+use crate::pieces::Cut;
 use core::ops::Range;
 use parallel::Shared;
 pub use parallel::{Alone, Parallel};
@@ -326,7 +327,7 @@ fn rows<const R: usize>(
 ) {
     let mut r = range.start;
     while r + R <= range.end {
-        let codes = p.q.codes.chunks_exact(p.q.stride.max(1));
+        let codes = p.q.codes.pieces(p.q.stride);
         for (t, ((codes, &token), &sum)) in codes.zip(p.q.scales).zip(p.q.sums).enumerate() {
             let sums = dot(r, codes, sum);
             for (i, (out, sum)) in p.out(t, r..r + R).iter_mut().zip(sums).enumerate() {
@@ -353,7 +354,7 @@ fn row<W>(data: &[W], r: usize, width: usize) -> &[W] {
 
 #[inline(always)]
 fn float_rows(data: Floats<'_>, p: &Product<'_>, rows: Range<usize>) {
-    for (t, x) in p.x.chunks_exact(p.m.cols.max(1)).enumerate() {
+    for (t, x) in p.x.pieces(p.m.cols).enumerate() {
         for (out, r) in p.out(t, rows.clone()).iter_mut().zip(rows.clone()) {
             *out = lanes::dot_stored(data.row(r, p.m.cols), x);
         }
@@ -363,6 +364,24 @@ fn float_rows(data: Floats<'_>, p: &Product<'_>, rows: Range<usize>) {
 #[inline(always)]
 fn at(scales: &[f32], row: usize) -> f32 {
     scales.get(row).copied().unwrap_or(0.0)
+}
+
+/// `sqrt` by the instruction, correctly rounded like any other.
+#[cfg(bitttt_fpu)]
+pub(crate) fn sqrt(x: f32) -> f32 {
+    let mut bits = x.to_bits(); // float registers are no operands: stable Rust does not name the unit
+    // SAFETY: the target has a floating-point unit; the instruction touches nothing else.
+    unsafe {
+        core::arch::asm!(
+            "vmov s0, {bits}",
+            "vsqrt.f32 s0, s0",
+            "vmov {bits}, s0",
+            bits = inout(reg) bits,
+            out("s0") _,
+            options(pure, nomem, nostack),
+        );
+    }
+    f32::from_bits(bits)
 }
 
 float_kernels!(dispatch, []);

@@ -59,7 +59,8 @@ impl<'a, T> Shared<'a, T> {
     ///
     /// # Safety
     /// No other live piece overlaps it.
-    #[inline(always)]
+    #[cfg_attr(bitttt_micro, inline(never))]
+    #[cfg_attr(not(bitttt_micro), inline(always))]
     pub unsafe fn piece(&self, range: Range<usize>) -> &'a mut [T] {
         if range.start > range.end || range.end > self.len {
             return &mut [];
@@ -139,6 +140,7 @@ pub(crate) fn share(i: usize, parts: usize, total: usize) -> Range<usize> {
 const MIN_TOKENS: usize = 8;
 
 /// Cuts slices of `each` elements a token into ranges of tokens and runs `part(first token, slices)` on them.
+#[cfg_attr(bitttt_micro, inline(never))]
 pub(crate) fn split_tokens<const C: usize>(
     parallel: &dyn Parallel,
     tokens: usize,

@@ -37,7 +37,8 @@ macro_rules! stamp {
 macro_rules! dispatch {
     ([] $(fn $module:ident::$name:ident($($arg:ident: $type:ty),*) $(-> $result:ty)?;)*) => {
         impl Backend {
-            $(pub(crate) fn $name(self, $($arg: $type),*) $(-> $result)? {
+            $(#[cfg_attr(bitttt_micro, inline(never))]
+            pub(crate) fn $name(self, $($arg: $type),*) $(-> $result)? {
                 match self.0 {
                     Kind::Scalar => $module::$name($($arg),*),
                     #[cfg(target_arch = "x86_64")]

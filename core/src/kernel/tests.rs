@@ -106,7 +106,7 @@ macro_rules! packed_dot_properties {
         proptest! {
             #[test]
             fn $name((cols, rows, tokens) in shapes(), seed in any::<u64>()) {
-                let width = crate::format::DType::$dtype.row_bytes(cols as u64) as usize;
+                let width = crate::format::DType::$dtype.row_bytes(cols as u32) as usize;
                 let bytes: Vec<u8> = (0..rows * width).map(|i| (seed.wrapping_mul(i as u64 * 2 + 1) >> 23) as u8).collect();
                 let m = Matrix { rows, cols, weights: Weights::$weights(&bytes, Scale::Tensor(0.5)) };
                 let x = activations(tokens * cols, seed);
@@ -149,7 +149,7 @@ proptest! {
     #[test]
     fn products_of_many_tokens_equal_those_of_scalar(cols in 1usize..2600, rows in 1usize..70, tokens in 30usize..70, seed in any::<u64>()) {
         let bytes: Vec<u8> = (0..rows * cols).map(|i| (seed.wrapping_mul(i as u64 * 2 + 1) >> 23) as u8).collect();
-        let packed = |dtype: crate::format::DType| &bytes[..rows * dtype.row_bytes(cols as u64) as usize];
+        let packed = |dtype: crate::format::DType| &bytes[..rows * dtype.row_bytes(cols as u32) as usize];
         let (t2, t5) = (packed(crate::format::DType::T2), packed(crate::format::DType::T5));
         let (i8s, scales) = (bytemuck::cast_slice(&bytes), std::vec![0.25; rows]);
         let x = activations(tokens * cols, seed);
@@ -288,7 +288,7 @@ fn an_update_that_is_not_finite_is_dropped_and_leaves_the_weights() {
 #[test]
 fn the_widest_rows_do_not_overflow_on_any_backend() {
     let cols = 131_072; // docs/NUMERICS.md, rule 1
-    let width = |dtype: crate::format::DType| dtype.row_bytes(cols as u64) as usize;
+    let width = |dtype: crate::format::DType| dtype.row_bytes(cols as u32) as usize;
     let bytes = std::vec![0xFF; width(crate::format::DType::T2)];
     let (t2, t5) = (&bytes[..], &bytes[..width(crate::format::DType::T5)]);
     for (w, q) in [(i8::MIN, -1.0), (i8::MIN, 1.0), (i8::MAX, 1.0)] {

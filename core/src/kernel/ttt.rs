@@ -9,6 +9,7 @@
 use super::lanes::{axpys, axpys_two, copy, dot, reduce};
 use crate::math::{clamp, sqrt};
 use crate::model::Floats;
+use crate::pieces::Cut;
 
 /// Largest magnitude that a fast weight may take: trained states are of order one, so only a runaway meets it.
 pub(crate) const FAST_LIMIT: f32 = 65_536.0;
@@ -114,8 +115,8 @@ impl FastLayer<'_, '_> {
     }
 
     /// `z = x W + u`.
-    #[cfg_attr(target_os = "none", inline(never))]
-    #[cfg_attr(not(target_os = "none"), inline(always))]
+    #[cfg_attr(bitttt_micro, inline(never))]
+    #[cfg_attr(not(bitttt_micro), inline(always))]
     pub fn apply(&self, x: &[f32], z: &mut [f32]) {
         let (w, u) = self.weights();
         copy(z, u);
@@ -123,8 +124,8 @@ impl FastLayer<'_, '_> {
     }
 
     /// The same of two inputs in one pass over `W`.
-    #[cfg_attr(target_os = "none", inline(never))]
-    #[cfg_attr(not(target_os = "none"), inline(always))]
+    #[cfg_attr(bitttt_micro, inline(never))]
+    #[cfg_attr(not(bitttt_micro), inline(always))]
     pub fn apply_two(&self, [x, y]: [&[f32]; 2], zx: &mut [f32], zy: &mut [f32]) {
         let (w, u) = self.weights();
         copy(zx, u);
@@ -168,8 +169,8 @@ impl FastLayer<'_, '_> {
 
     /// `z -= sum_{j<=i} tau_i lr_j ((x . x_j) + 1) g_j` over the open mini-batch's inputs `x_j`: what its gradient steps
     /// so far change about `x W + u`.
-    #[cfg_attr(target_os = "none", inline(never))]
-    #[cfg_attr(not(target_os = "none"), inline(always))]
+    #[cfg_attr(bitttt_micro, inline(never))]
+    #[cfg_attr(not(bitttt_micro), inline(always))]
     pub fn correct(&self, rates: &[f32], token: &TttToken<'_>, x: &[f32], z: &mut [f32]) {
         const GROUP: usize = 16; // coefficients that are made before they are used
         let (width, inputs) = (z.len().max(1), x.len().max(1));
@@ -178,14 +179,11 @@ impl FastLayer<'_, '_> {
         let keys = self.inputs.get(..own(inputs)).unwrap_or_default();
         let grads = self.grads.get(..own(width)).unwrap_or_default();
         let groups = keys
-            .chunks(inputs.saturating_mul(GROUP))
-            .zip(grads.chunks(width.saturating_mul(GROUP)));
-        for ((keys, grads), rates) in groups.zip(rates.chunks(GROUP)) {
+            .parts(inputs.saturating_mul(GROUP))
+            .zip(grads.parts(width.saturating_mul(GROUP)));
+        for ((keys, grads), rates) in groups.zip(rates.parts(GROUP)) {
             let mut coefficients = [0.0; GROUP];
-            let each = coefficients
-                .iter_mut()
-                .zip(keys.chunks_exact(inputs))
-                .zip(rates);
+            let each = coefficients.iter_mut().zip(keys.pieces(inputs)).zip(rates);
             for ((c, key), &rate) in each {
                 *c = -((token.tau * rate) * (dot(x, key) + 1.0));
             }
@@ -196,20 +194,20 @@ impl FastLayer<'_, '_> {
     /// Puts the fast weights back to where they start.
     pub fn reset(&mut self) {
         let (width, inputs) = (self.width.max(1), self.inputs_width());
-        for (r, row) in self.fast.chunks_exact_mut(width).enumerate() {
+        for (r, row) in self.fast.pieces_mut(width).enumerate() {
             start_row(self.start, r, inputs, row);
         }
     }
 
     /// Takes the gradient steps of a whole mini-batch.
-    #[cfg_attr(target_os = "none", inline(never))]
-    #[cfg_attr(not(target_os = "none"), inline(always))]
+    #[cfg_attr(bitttt_micro, inline(never))]
+    #[cfg_attr(not(bitttt_micro), inline(always))]
     fn update(&mut self, rates: &[f32], tau: f32, decay: Option<f32>, temp: &mut [f32]) {
         let (width, inputs) = (self.width.max(1), self.inputs_width());
         let Some(anchor) = temp.get_mut(..width) else {
             return;
         };
-        for (r, row) in self.fast.chunks_exact_mut(width).enumerate() {
+        for (r, row) in self.fast.pieces_mut(width).enumerate() {
             if let Some(decay) = decay {
                 start_row(self.start, r, inputs, anchor);
                 let keep = 1.0 - decay;
@@ -233,15 +231,15 @@ impl FastLayer<'_, '_> {
 
     /// Whether `sum_i |tau lr_i| max|x_i| max|g_i|`, which bounds every element of the update, is finite and
     /// below [`FAST_LIMIT`]. NaN anywhere makes it false.
-    #[cfg_attr(target_os = "none", inline(never))]
-    #[cfg_attr(not(target_os = "none"), inline(always))]
+    #[cfg_attr(bitttt_micro, inline(never))]
+    #[cfg_attr(not(bitttt_micro), inline(always))]
     fn is_bounded(&self, rates: &[f32], tau: f32) -> bool {
         let (width, inputs) = (self.width.max(1), self.inputs_width().max(1));
         let mut bound = 0.0f32;
         let open = self
             .inputs
-            .chunks_exact(inputs)
-            .zip(self.grads.chunks_exact(width))
+            .pieces(inputs)
+            .zip(self.grads.pieces(width))
             .zip(rates);
         for ((x, grad), &rate) in open {
             let x = largest(x.iter().copied());
@@ -269,8 +267,8 @@ fn start_row(start: Option<[Floats<'_>; 2]>, r: usize, inputs: usize, to: &mut [
 
 impl InnerNorm<'_> {
     /// The gradient of `1/2 ||LN(z) - (v - k)||^2` with respect to `z`, which is normalised in place.
-    #[cfg_attr(target_os = "none", inline(never))]
-    #[cfg_attr(not(target_os = "none"), inline(always))]
+    #[cfg_attr(bitttt_micro, inline(never))]
+    #[cfg_attr(not(bitttt_micro), inline(always))]
     pub fn gradient(&self, token: &TttToken<'_>, z: &mut [f32], grad: &mut [f32]) {
         let inverse = layer_norm(z, self.eps);
         let inputs = z
@@ -291,8 +289,8 @@ impl InnerNorm<'_> {
     }
 
     /// `q + LN(z)`; normalises `z` in place.
-    #[cfg_attr(target_os = "none", inline(never))]
-    #[cfg_attr(not(target_os = "none"), inline(always))]
+    #[cfg_attr(bitttt_micro, inline(never))]
+    #[cfg_attr(not(bitttt_micro), inline(always))]
     pub fn predict(&self, token: &TttToken<'_>, z: &mut [f32], out: &mut [f32]) {
         layer_norm(z, self.eps);
         let affine = z.iter().zip(self.scale).zip(self.bias);
@@ -315,8 +313,8 @@ pub(crate) fn largest(x: impl Iterator<Item = f32>) -> f32 {
 }
 
 /// `(x - mean) / sqrt(var + eps)` in place (biased variance); returns `1 / sqrt(var + eps)`.
-#[cfg_attr(target_os = "none", inline(never))]
-#[cfg_attr(not(target_os = "none"), inline(always))]
+#[cfg_attr(bitttt_micro, inline(never))]
+#[cfg_attr(not(bitttt_micro), inline(always))]
 fn layer_norm(x: &mut [f32], eps: f32) -> f32 {
     let width = x.len() as f32;
     let mean = reduce(x, x, |a, _| a) / width;

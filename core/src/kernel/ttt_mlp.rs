@@ -63,8 +63,8 @@ impl TttHead<'_, '_> {
 }
 
 /// GELU in its tanh form (Hendrycks and Gimpel 2016) and its derivative.
-#[cfg_attr(target_os = "none", inline(never))]
-#[cfg_attr(not(target_os = "none"), inline(always))]
+#[cfg_attr(bitttt_micro, inline(never))]
+#[cfg_attr(not(bitttt_micro), inline(always))]
 fn gelu(x: f32) -> (f32, f32) {
     const C: f32 = 0.797_884_6; // sqrt(2 / pi)
     const A: f32 = 0.044_715;

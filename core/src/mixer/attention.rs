@@ -14,6 +14,7 @@ use crate::kernel::parallel::{Columns, split};
 use crate::math::sqrt;
 use crate::memory::{Batch, TILE, cache_words, slots, widened_words};
 use crate::model::Floats;
+use crate::pieces::Cut;
 use crate::workspace::Pass;
 use core::ops::Range;
 
@@ -86,7 +87,7 @@ pub(super) fn reset(
     let slots = slots(config, record, batch);
     let touched = usize::try_from(touched).unwrap_or(slots).min(slots);
     let row = config.d_head() as usize / if record.kv_f32 { 1 } else { 2 };
-    for words in state.chunks_exact_mut(cache_words(config, record, batch).max(1)) {
+    for words in state.pieces_mut(cache_words(config, record, batch)) {
         let Some((values, keys)) = words.split_at_mut_checked(slots * row) else {
             return;
         };
@@ -130,12 +131,7 @@ impl Head<'_> {
             for (t, position) in tokens.clone().zip(position..) {
                 let angles = angles.get(t * self.cache.d..).unwrap_or(&[]);
                 pass.backend.rotate(key.row(t), angles);
-                for query in self
-                    .queries
-                    .query
-                    .row(t)
-                    .chunks_exact_mut(self.cache.d.max(1))
-                {
+                for query in self.queries.query.row(t).pieces_mut(self.cache.d) {
                     pass.backend.rotate(query, angles);
                 }
                 self.cache
@@ -169,11 +165,7 @@ impl Head<'_> {
         }
         for t in tokens {
             let running = self.queries.running.row(t).chunks_exact(2);
-            let out = self
-                .queries
-                .out
-                .row(t)
-                .chunks_exact_mut(self.cache.d.max(1));
+            let out = self.queries.out.row(t).pieces_mut(self.cache.d);
             for (out, running) in out.zip(running) {
                 let sum = running.get(1).copied().unwrap_or(0.0);
                 let inverse = if sum > 0.0 { 1.0 / sum } else { 0.0 };

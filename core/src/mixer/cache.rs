@@ -4,6 +4,7 @@
 
 use crate::kernel::Backend;
 use crate::kernel::attention::{SLACK, Tile};
+use crate::math::modulo;
 use crate::memory::TILE;
 use crate::model::Floats;
 
@@ -24,7 +25,7 @@ pub(super) struct Cache<'s> {
 impl Cache<'_> {
     /// Stores a token's key and value in its place, over those of the token `slots` before.
     pub fn store(&mut self, backend: Backend, position: u64, key: &[f32], value: &[f32]) {
-        let slot = (position % (self.slots as u64).max(1)) as usize;
+        let slot = modulo(position, self.slots as u32) as usize;
         let (d, values) = (self.d, self.slots * self.d);
         if self.f32 {
             store(self.words, values, d, slot, [key, value], finite);

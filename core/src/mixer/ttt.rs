@@ -8,6 +8,7 @@ use crate::kernel::ttt::{FastLayer, InnerNorm, TttHead, TttToken};
 use crate::math::sigmoid;
 use crate::memory::{head_state, ttt_temp};
 use crate::model::{Floats, Ttt};
+use crate::pieces::Cut;
 use crate::workspace::{Cutter, Pass};
 
 /// Steps every head through the pass's tokens. Returns how many updates were dropped.
@@ -24,8 +25,8 @@ pub(super) fn learn(
     let Some((rates, temp)) = heads.temp.split_at_mut_checked(pass.tokens * h) else {
         return 0;
     };
-    let x = rows[3].chunks_exact((config.d_model as usize).max(1));
-    for (rates, x) in rates.chunks_exact_mut(h.max(1)).zip(x) {
+    let x = rows[3].pieces(config.d_model as usize);
+    for (rates, x) in rates.pieces_mut(h).zip(x) {
         for (h, rate) in rates.iter_mut().enumerate() {
             *rate = inner_rate(mixer, pass, h, x);
         }
@@ -166,7 +167,7 @@ fn rows_of(
 /// Puts a layer's state back to the start of a document.
 pub(super) fn reset(mixer: &Ttt<'_>, record: &LayerConfig, config: &Config, state: &mut [f32]) {
     state.fill(0.0);
-    let heads = state.chunks_exact_mut(head_state(config, record).max(1));
+    let heads = state.pieces_mut(head_state(config, record));
     for (h, own) in heads.enumerate() {
         let Some(head) = head(mixer, config, own, h) else {
             return;

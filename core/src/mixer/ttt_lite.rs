@@ -3,6 +3,7 @@
 
 use crate::kernel::lite::LiteStep;
 use crate::model::TttLite;
+use crate::pieces::Cut;
 use crate::workspace::{Cutter, Pass, Workspace};
 
 /// Runs the pass's tokens, see [`super::forward`]. Returns how many updates were dropped.
@@ -20,7 +21,7 @@ pub(super) fn forward(
     pass.quantise(&mut space.quantised, space.x, d_model);
     pass.matmul(&space.quantised, space.x, [(&mixer.down, &mut *f)]);
     let mut dropped = 0;
-    for (t, (f, p)) in f.chunks_exact_mut(m).zip(p.chunks_exact_mut(m)).enumerate() {
+    for (t, (f, p)) in f.pieces_mut(m).zip(p.pieces_mut(m)).enumerate() {
         let last = pass.place(t) + 1 == usize::from(config.mini_batch);
         let step = LiteStep {
             rate: pass.learning.then_some(config.ttt_base_lr),

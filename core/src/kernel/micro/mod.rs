@@ -18,6 +18,7 @@ mod thumb;
 use self::table as tables;
 use super::Product;
 use crate::model::{Scale, Weights};
+use crate::pieces::Cut;
 use core::ops::Range;
 use table::{BASE, TABLE, TABLES};
 #[cfg(bitttt_thumb2)]
@@ -46,7 +47,7 @@ fn t5_product(data: &[u8], scale: Scale<'_>, p: &Product<'_>, rows: Range<usize>
         return;
     };
     let data = data.get(rows.start * width..).unwrap_or(&[]);
-    let codes = p.q.codes.chunks_exact(p.q.stride.max(1));
+    let codes = p.q.codes.pieces(p.q.stride);
     for (t, ((codes, &token), &total)) in codes.zip(p.q.scales).zip(p.q.sums).enumerate() {
         let out = p.out(t, rows.clone());
         let Ok(sums) = bytemuck::try_cast_slice_mut::<f32, u32>(out) else {
