@@ -1,13 +1,13 @@
 //! CRC-32 (ISO-HDLC, the one of zip and PNG): over sections, snapshots, and as the hash of tokens and states.
 
-use crc::{CRC_32_ISO_HDLC, Crc, Digest, Table};
+use crc::{CRC_32_ISO_HDLC, Crc, Digest};
 
-/// One 1 KiB table on a device, which checks kilobytes and whose flash is dearer than the time; 16 of them on hosts, which
-/// check gigabytes: five times as fast.
+/// No table on a device, which checks kilobytes and whose flash is dearer than the time: a kilobyte of it; 16 of them on
+/// hosts, which check gigabytes.
 #[cfg(not(target_pointer_width = "64"))]
-type Tables = Table<1>;
+type Tables = crc::NoTable;
 #[cfg(target_pointer_width = "64")]
-type Tables = Table<16>;
+type Tables = crc::Table<16>;
 
 static CRC: Crc<u32, Tables> = Crc::<u32, Tables>::new(&CRC_32_ISO_HDLC);
 

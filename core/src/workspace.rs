@@ -24,6 +24,7 @@ pub(crate) struct Pass<'a> {
 
 impl Pass<'_> {
     /// Matrices times the same activations, see [`Backend::matmul`].
+    #[cfg_attr(bitttt_micro, inline(never))]
     pub fn matmul<const N: usize>(
         &self,
         quantised: &Activations<'_>,

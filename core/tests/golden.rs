@@ -136,33 +136,33 @@ fn the_demo_comes_to_the_same_everywhere() {
     check(
         demo.bytes(),
         "Ada",
-        [0xb57a0471, 0x0a090355, 0xcf1374d5, 0xd2f3d22f],
+        [0xb57a0471, 0x0a090355, 0x257b66f0, 0x8917f323],
     );
 }
 
 #[test]
 fn a_model_in_t2_comes_to_the_same_everywhere() {
-    check_random(DType::T2, [0xa9c750b7, 0xec191ae3, 0x0a5c4090, 0x3cc5a878]);
+    check_random(DType::T2, [0xa9c750b7, 0xec191ae3, 0xad50ce46, 0x2619becb]);
 }
 
 #[test]
 fn a_model_in_t5_comes_to_the_same_everywhere() {
-    check_random(DType::T5, [0x5060ec56, 0xec191ae3, 0x0a5c4090, 0x3cc5a878]);
+    check_random(DType::T5, [0x5060ec56, 0xec191ae3, 0xad50ce46, 0x2619becb]);
 }
 
 #[test]
 fn a_model_in_int8_comes_to_the_same_everywhere() {
-    check_random(DType::I8, [0xfb3a7f75, 0x1f55f587, 0xdafa0095, 0xd1d0a70d]);
+    check_random(DType::I8, [0xfb3a7f75, 0x1f55f587, 0xc0d17011, 0x87a67467]);
 }
 
 #[test]
 fn a_model_in_f16_comes_to_the_same_everywhere() {
-    check_random(DType::F16, [0x50b25e94, 0x35871c46, 0xc64cdf9a, 0x6ee23c43]);
+    check_random(DType::F16, [0x50b25e94, 0x35871c46, 0x75fad9fc, 0x928d5624]);
 }
 
 #[test]
 fn a_model_in_f32_comes_to_the_same_everywhere() {
-    check_random(DType::F32, [0xe5d72c2c, 0x35871c46, 0x0cdc46f8, 0x58f28f40]);
+    check_random(DType::F32, [0xe5d72c2c, 0x35871c46, 0xcd79f526, 0x6bf61816]);
 }
 
 /// Two tiles of keys; a ring that wraps; groups of one and two query heads.
@@ -191,7 +191,7 @@ fn a_model_of_all_mixers_comes_to_the_same_everywhere() {
     check(
         AlignedCopy::of(&bytes).bytes(),
         "The same bits everywhere.",
-        [0xbd219ab4, 0x8a6d5727, 0x212aaea8, 0x7e0235b1],
+        [0xbd219ab4, 0x8a6d5727, 0x464cd844, 0x043bb20f],
     );
 }
 

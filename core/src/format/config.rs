@@ -84,6 +84,7 @@ pub struct Config {
 
 impl Config {
     /// Width of a head, `D / H`.
+    #[cfg_attr(bitttt_micro, inline(never))]
     pub const fn d_head(&self) -> u32 {
         match self.d_model.checked_div(self.n_heads as u32) {
             Some(d) => d,

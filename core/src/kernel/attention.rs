@@ -52,6 +52,9 @@ pub(crate) const SLACK: usize = 32;
 /// Adds a tile to the attention of every query.
 #[inline(always)]
 pub(crate) fn attend(tile: &Tile<'_>, queries: &mut Queries<'_>) {
+    if !WIDE {
+        return attend_to(tile.keys, tile.values, tile, queries); // one copy of the code for both types
+    }
     match (tile.keys, tile.values) {
         (Floats::F16(keys), Floats::F16(values)) => attend_to(keys, values, tile, queries),
         (Floats::F32(keys), Floats::F32(values)) => attend_to(keys, values, tile, queries),
@@ -62,18 +65,18 @@ pub(crate) fn attend(tile: &Tile<'_>, queries: &mut Queries<'_>) {
 /// Four queries share each load of a key or value: their sums of 16 columns are 64 lanes, what registers hold besides
 /// operands on most machines. One query alone takes 32 columns.
 #[inline(always)]
-fn attend_to<W: Stored>(keys: &[W], values: &[W], tile: &Tile<'_>, queries: &mut Queries<'_>) {
+fn attend_to<M: Elements>(keys: M, values: M, tile: &Tile<'_>, queries: &mut Queries<'_>) {
     let mut row = queries.tokens.start * queries.group;
     let end = queries.tokens.end * queries.group;
     while WIDE && row + 4 <= end {
-        share::<4, 16, W>(keys, values, tile, queries, row);
+        share::<4, 16, M>(keys, values, tile, queries, row);
         row += 4;
     }
     while row < end {
         if WIDE {
-            share::<1, 32, W>(keys, values, tile, queries, row);
+            share::<1, 32, M>(keys, values, tile, queries, row);
         } else {
-            share::<1, 8, W>(keys, values, tile, queries, row);
+            share::<1, 8, M>(keys, values, tile, queries, row);
         }
         row += 1;
     }
@@ -81,9 +84,9 @@ fn attend_to<W: Stored>(keys: &[W], values: &[W], tile: &Tile<'_>, queries: &mut
 
 /// Queries `row..row + G`, columns in blocks of `B`.
 #[inline(always)]
-fn share<const G: usize, const B: usize, W: Stored>(
-    keys: &[W],
-    values: &[W],
+fn share<const G: usize, const B: usize, M: Elements>(
+    keys: M,
+    values: M,
     tile: &Tile<'_>,
     queries: &mut Queries<'_>,
     row: usize,
@@ -92,15 +95,15 @@ fn share<const G: usize, const B: usize, W: Stored>(
     if places == 0 {
         return;
     }
-    let mut weights = scores::<G, B, W>(keys, queries, row, places);
+    let mut weights = scores::<G, B, M>(keys, queries, row, places);
     for (i, weights) in weights.iter_mut().enumerate() {
         let visible = queries.visible(row + i, tile);
         queries.weigh(row + i, weights, visible);
     }
     let mut at = 0;
     while at < queries.d {
-        let values = values.get(at..).unwrap_or(&[]);
-        let sums = accumulate::<G, B, W>([[0.0; B]; G], &weights, places, values, queries.d);
+        let values = values.skip(at);
+        let sums = accumulate::<G, B, M>([[0.0; B]; G], &weights, places, values, queries.d);
         for (i, sums) in sums.iter().enumerate() {
             if let Some(out) = queries.out(row + i).get_mut(at..) {
                 super::lanes::add(out, sums);
@@ -112,8 +115,8 @@ fn share<const G: usize, const B: usize, W: Stored>(
 
 /// `scores[g][j] = q_g . k_j` for at least the first `places`, each a chain of additions over the head's width.
 #[inline(always)]
-fn scores<const G: usize, const B: usize, W: Stored>(
-    keys: &[W],
+fn scores<const G: usize, const B: usize, M: Elements>(
+    keys: M,
     queries: &Queries<'_>,
     row: usize,
     places: usize,
@@ -128,9 +131,9 @@ fn scores<const G: usize, const B: usize, W: Stored>(
         }
         let mut at = 0;
         while at < places {
-            let keys = keys.get(from * TILE + at..).unwrap_or(&[]);
+            let keys = keys.skip(from * TILE + at);
             let sums = load::<G, B>(&scores, at);
-            let sums = accumulate::<G, B, W>(sums, &factors, count, keys, TILE);
+            let sums = accumulate::<G, B, M>(sums, &factors, count, keys, TILE);
             for (scores, sums) in scores.iter_mut().zip(&sums) {
                 copy(scores.get_mut(at..).unwrap_or_default(), sums);
             }
@@ -154,36 +157,66 @@ fn load<const G: usize, const B: usize>(rows: &[[f32; TILE]; G], at: usize) -> [
 /// `sums[g] += sum_r factors[g][r] * matrix[r][..B]`, `r` ascending to `count`; rows are `stride` elements apart.
 #[cfg_attr(bitttt_micro, inline(never))]
 #[cfg_attr(not(bitttt_micro), inline(always))]
-fn accumulate<const G: usize, const B: usize, W: Stored>(
+fn accumulate<const G: usize, const B: usize, M: Elements>(
     mut sums: [[f32; B]; G],
     factors: &[[f32; TILE]; G],
     count: usize,
-    matrix: &[W],
+    matrix: M,
     stride: usize,
 ) -> [[f32; B]; G] {
     let mut rest = matrix;
     for r in 0..count.min(TILE) {
-        let Some(row) = rest.first_chunk::<B>() else {
+        let Some(row) = rest.block::<B>() else {
             return sums;
         };
-        let row = wide(row);
         // by hand: in a loop over the four, compilers vectorise across them, at a twentieth of the speed
         add_row(&mut sums, factors, 0, r, &row);
         add_row(&mut sums, factors, 1, r, &row);
         add_row(&mut sums, factors, 2, r, &row);
         add_row(&mut sums, factors, 3, r, &row);
-        rest = rest.get(stride..).unwrap_or(&[]);
+        rest = rest.skip(stride);
     }
     sums
 }
 
-#[inline(always)]
-fn wide<const B: usize, W: Stored>(row: &[W; B]) -> [f32; B] {
-    let mut wide = [0.0; B];
-    for (wide, x) in wide.iter_mut().zip(row) {
-        *wide = x.widen();
+/// Keys or values, read from the front.
+trait Elements: Copy {
+    /// Those behind the first `count`.
+    fn skip(self, count: usize) -> Self;
+    /// The first `B`, widened.
+    fn block<const B: usize>(self) -> Option<[f32; B]>;
+}
+
+impl<W: Stored> Elements for &[W] {
+    #[inline(always)]
+    fn skip(self, count: usize) -> Self {
+        self.get(count..).unwrap_or(&[])
     }
-    wide
+
+    #[inline(always)]
+    fn block<const B: usize>(self) -> Option<[f32; B]> {
+        let mut wide = [0.0; B];
+        for (wide, x) in wide.iter_mut().zip(self.first_chunk::<B>()?) {
+            *wide = x.widen();
+        }
+        Some(wide)
+    }
+}
+
+impl Elements for Floats<'_> {
+    fn skip(self, count: usize) -> Self {
+        match self {
+            Floats::F16(all) => Floats::F16(all.skip(count)),
+            Floats::F32(all) => Floats::F32(all.skip(count)),
+        }
+    }
+
+    fn block<const B: usize>(self) -> Option<[f32; B]> {
+        match self {
+            Floats::F16(all) => all.block(),
+            Floats::F32(all) => all.block(),
+        }
+    }
 }
 
 #[inline(always)]
@@ -204,7 +237,8 @@ fn add_row<const G: usize, const B: usize>(
 
 impl Queries<'_> {
     /// Token and query head of a row.
-    #[inline(always)]
+    #[cfg_attr(bitttt_micro, inline(never))]
+    #[cfg_attr(not(bitttt_micro), inline(always))]
     fn place(&self, row: usize) -> (usize, usize) {
         let token = row.checked_div(self.group).unwrap_or(0);
         (token, row - token * self.group)

@@ -52,6 +52,13 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     reduce(a, b, |a, b| a * b)
 }
 
+/// `sum_e x_e`.
+#[cfg_attr(bitttt_micro, inline(never))]
+#[cfg_attr(not(bitttt_micro), inline(always))]
+pub(crate) fn sum(x: &[f32]) -> f32 {
+    reduce(x, x, |x, _| x)
+}
+
 /// `y_e += s * x_e`.
 #[cfg_attr(bitttt_micro, inline(never))]
 #[cfg_attr(not(bitttt_micro), inline(always))]
@@ -63,7 +70,8 @@ pub(crate) fn axpy(y: &mut [f32], s: f32, x: &[f32]) {
 
 /// `y_e += sum_i c(i) * rows[i][e]`, `i` ascending, one chain of additions for each `e`; `rows` is `[n, d]` where `y` is
 /// `[d]`. Blocks of `y` stay in registers while all rows pass, where there are registers to hold them.
-#[inline(always)]
+#[cfg_attr(bitttt_micro, inline(never))]
+#[cfg_attr(not(bitttt_micro), inline(always))]
 pub(crate) fn axpys(y: &mut [f32], rows: &[f32], c: impl Fn(usize) -> f32) {
     let d = y.len();
     if !WIDE {
@@ -174,7 +182,8 @@ pub(crate) fn copy(to: &mut [f32], from: &[f32]) {
 }
 
 /// `h_e += x_e`.
-#[inline(always)]
+#[cfg_attr(bitttt_micro, inline(never))]
+#[cfg_attr(not(bitttt_micro), inline(always))]
 pub(crate) fn add(h: &mut [f32], x: &[f32]) {
     h.iter_mut().zip(x).for_each(|(h, &x)| *h += x);
 }
@@ -182,7 +191,7 @@ pub(crate) fn add(h: &mut [f32], x: &[f32]) {
 /// RMSNorm in place: `x * (1 / sqrt(mean(x^2) + eps)) * gain` (Zhang and Sennrich 2019).
 #[inline(always)]
 pub(crate) fn rms_norm(x: &mut [f32], gain: Floats<'_>, eps: f32) {
-    let mean = reduce(x, x, |a, _| a * a) / x.len() as f32;
+    let mean = dot(x, x) / x.len() as f32;
     let scale = 1.0 / sqrt(mean + eps);
     match gain {
         Floats::F32(gain) => gained(x, scale, gain.iter().copied()),

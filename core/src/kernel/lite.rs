@@ -2,7 +2,7 @@
 //!
 //! Invariant: whatever comes in, the matrix stays finite and within [`FAST_LIMIT`].
 
-use super::lanes::{axpys, reduce};
+use super::lanes::{axpys, dot};
 use super::ttt::{FAST_LIMIT, largest};
 use crate::math::{clamp, sqrt};
 use crate::pieces::Cut;
@@ -22,7 +22,7 @@ pub(crate) struct LiteStep {
 #[inline(always)]
 pub(crate) fn lite_step(w: &mut [f32], step: LiteStep, f: &mut [f32], p: &mut [f32]) -> bool {
     let m = f.len();
-    let length = sqrt(reduce(f, f, |f, _| f * f)) + 1e-6;
+    let length = sqrt(dot(f, f)) + 1e-6;
     f.iter_mut().for_each(|f| *f /= length);
     p.fill(0.0);
     axpys(p, w, |c| f.get(c).copied().unwrap_or(0.0));

@@ -92,7 +92,8 @@ impl Columns<'_> {
     }
 
     /// The part's columns of row `t`.
-    #[inline(always)]
+    #[cfg_attr(bitttt_micro, inline(never))]
+    #[cfg_attr(not(bitttt_micro), inline(always))]
     pub fn row(&mut self, t: usize) -> &mut [f32] {
         let start = t * self.width;
         // SAFETY: only this part has these columns, and `&mut self` keeps two of its rows apart.

@@ -6,7 +6,7 @@
 //!
 //! Invariant: whatever comes in, the fast weights stay finite and within [`FAST_LIMIT`].
 
-use super::lanes::{axpys, axpys_two, copy, dot, reduce};
+use super::lanes::{axpys, axpys_two, copy, dot, sum};
 use crate::math::{clamp, sqrt};
 use crate::model::Floats;
 use crate::pieces::Cut;
@@ -141,7 +141,8 @@ impl FastLayer<'_, '_> {
     }
 
     /// Where token `i` of the open mini-batch leaves its input and gradient.
-    #[inline(always)]
+    #[cfg_attr(bitttt_micro, inline(never))]
+    #[cfg_attr(not(bitttt_micro), inline(always))]
     pub fn open(&mut self, i: usize) -> (&mut [f32], &mut [f32]) {
         let inputs = self.inputs_width();
         let row = |width: usize| i * width..(i + 1) * width;
@@ -152,7 +153,8 @@ impl FastLayer<'_, '_> {
     }
 
     /// What token `i` has left there.
-    #[inline(always)]
+    #[cfg_attr(bitttt_micro, inline(never))]
+    #[cfg_attr(not(bitttt_micro), inline(always))]
     pub fn opened(&self, i: usize) -> (&[f32], &[f32]) {
         let row = |width: usize| i * width..(i + 1) * width;
         (
@@ -162,7 +164,8 @@ impl FastLayer<'_, '_> {
     }
 
     /// Inputs.
-    #[inline(always)]
+    #[cfg_attr(bitttt_micro, inline(never))]
+    #[cfg_attr(not(bitttt_micro), inline(always))]
     fn inputs_width(&self) -> usize {
         (self.fast.len() / self.width.max(1)).saturating_sub(1)
     }
@@ -251,7 +254,8 @@ impl FastLayer<'_, '_> {
 }
 
 /// Row `r` of where fast weights start, `u` behind the rows of `W`: what is stored, or the identity above zeros.
-#[inline(always)]
+#[cfg_attr(bitttt_micro, inline(never))]
+#[cfg_attr(not(bitttt_micro), inline(always))]
 fn start_row(start: Option<[Floats<'_>; 2]>, r: usize, inputs: usize, to: &mut [f32]) {
     match start {
         Some([w, _]) if r < inputs => w.row(r, to.len()).copy_to(to),
@@ -281,7 +285,7 @@ impl InnerNorm<'_> {
             *g = ((n * scale + bias) - (v - k)) * scale;
         }
         let width = z.len() as f32;
-        let mean = reduce(grad, grad, |g, _| g) / width;
+        let mean = sum(grad) / width;
         let along = dot(grad, z) / width;
         for (g, &n) in grad.iter_mut().zip(z.iter()) {
             *g = ((*g - mean) - n * along) * inverse;
@@ -307,7 +311,8 @@ fn at(x: &[f32], i: usize) -> f32 {
 }
 
 /// `max|x_e|`; NaN if any element is NaN, since NaN's bits are above all others'.
-#[inline(always)]
+#[cfg_attr(bitttt_micro, inline(never))]
+#[cfg_attr(not(bitttt_micro), inline(always))]
 pub(crate) fn largest(x: impl Iterator<Item = f32>) -> f32 {
     f32::from_bits(x.fold(0, |max: u32, x| max.max(x.to_bits() & 0x7FFF_FFFF)))
 }
@@ -317,9 +322,9 @@ pub(crate) fn largest(x: impl Iterator<Item = f32>) -> f32 {
 #[cfg_attr(not(bitttt_micro), inline(always))]
 fn layer_norm(x: &mut [f32], eps: f32) -> f32 {
     let width = x.len() as f32;
-    let mean = reduce(x, x, |a, _| a) / width;
+    let mean = sum(x) / width;
     x.iter_mut().for_each(|x| *x -= mean);
-    let variance = reduce(x, x, |a, _| a * a) / width;
+    let variance = dot(x, x) / width;
     let inverse = 1.0 / sqrt(variance + eps);
     x.iter_mut().for_each(|x| *x *= inverse);
     inverse

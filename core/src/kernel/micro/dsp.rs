@@ -1,30 +1,32 @@
 //! Two weights a multiplication, with the DSP extension of Cortex-M4 and later: SMLAD on bytes that SXTB16 widened, as is
 //! usual for int8 networks on these cores. Four rows share the widening of the activations.
 
-use crate::kernel::{Product, at, rows as groups_of};
+use crate::kernel::{Product, at};
 use crate::kernel::{row, row_width, scalar};
+use crate::pieces::Cut;
 use core::arch::naked_asm;
 use core::ops::Range;
 
 /// `i8` rows.
 pub(super) fn i8_product(data: &[i8], scales: &[f32], p: &Product<'_>, rows: Range<usize>) {
     let width = row_width(data, p.m);
-    let fours = rows.start..rows.start + (rows.len() & !3);
-    let rest = fours.end..rows.end;
-    let scale = |r| at(scales, r);
-    groups_of::<4>(fours, p, scale, |r, q, _| {
-        dots(data.get(r * width..).unwrap_or(&[]), width, q)
-    });
-    groups_of::<1>(rest, p, scale, |r, q, _| {
-        [scalar::i8_dot(row(data, r, width), q)]
-    });
+    for (t, (q, &token)) in p.q.codes.pieces(p.q.stride).zip(p.q.scales).enumerate() {
+        for r in rows.clone().step_by(4) {
+            let fours = r..rows.end.min(r + 4);
+            let sums = dots(data.get(r * width..).unwrap_or(&[]), width, q);
+            for (i, (out, sum)) in p.out(t, fours).iter_mut().zip(sums).enumerate() {
+                *out = sum as f32 * (token * at(scales, r + i));
+            }
+        }
+    }
 }
 
-/// Products of the first four rows.
+/// Products of the first four rows, or of as many as there are.
 fn dots(rows: &[i8], width: usize, q: &[i8]) -> [i32; 4] {
     let mut sums = [0; 4];
-    let whole = width & !3;
-    if whole > 0 && rows.len() >= 4 * width && q.len() >= whole {
+    let there = rows.len() >= 4 * width && q.len() >= width;
+    let whole = if there { width & !3 } else { 0 };
+    if whole > 0 {
         // SAFETY: four rows are there, and activations for as many columns as are asked for, at least one word.
         unsafe { dots_of_words(q.as_ptr(), rows.as_ptr(), width, whole, &mut sums) };
     }

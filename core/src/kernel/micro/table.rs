@@ -71,7 +71,7 @@ pub(super) fn add(columns: usize, tables: &[u32], rows: &[u8], width: usize, sum
         let bytes = rows.get(r * width..).unwrap_or(&[]);
         for (&byte, table) in bytes.iter().zip(tables.chunks_exact(TABLE)).take(columns) {
             let word = table.get(usize::from(byte / 2)).map_or(0, |&word| word);
-            *sum += word >> (16 * u32::from(byte % 2)) & 0xFFFF;
+            *sum = sum.wrapping_add(word >> (16 * u32::from(byte % 2)) & 0xFFFF);
         }
     }
 }
