@@ -1,26 +1,29 @@
 //! The gated feed-forward network with a norm before its last projection (BitNet b1.58 2B4T).
 
+use crate::block::Block;
+use crate::format::Role;
 use crate::kernel::parallel::split_tokens;
-use crate::model::Ffn;
 use crate::workspace::{Pass, Workspace};
 
 /// Runs `n` tokens: `space.x` holds the normed input and receives the result.
-pub(crate) fn forward(ffn: &Ffn<'_>, pass: &Pass<'_>, space: &mut Workspace<'_>) {
+pub(crate) fn forward(block: &Block<'_, '_>, pass: &Pass<'_>, space: &mut Workspace<'_>) {
     let config = pass.config;
     let (d_model, d_ffn) = (config.d_model as usize, (config.d_ffn as usize).max(1));
     pass.quantise(&mut space.quantised, space.x, d_model);
     let n = pass.tokens * d_ffn;
     let (gate, rest) = space.hidden.split_at_mut(n.min(space.hidden.len()));
     let (up, _) = rest.split_at_mut(n.min(rest.len()));
-    let products = [(&ffn.gate, &mut *gate), (&ffn.up, &mut *up)];
+    let (w_gate, w_up) = (block.own(Role::FfnGate), block.own(Role::FfnUp));
+    let products = [(&w_gate, &mut *gate), (&w_up, &mut *up)];
     pass.matmul(&space.quantised, space.x, products);
     let rows = [(&mut *gate, d_ffn), (up, d_ffn)];
     split_tokens(pass.parallel, pass.tokens, rows, &|_, [gate, up]| {
         pass.backend.activate(gate, up, config.activation);
     });
-    if let Some(gain) = ffn.sub_norm {
+    if let Some(gain) = block.floats(Role::FfnSubNorm) {
         pass.rms_norm(gate, gain);
     }
     pass.quantise(&mut space.quantised, gate, d_ffn);
-    pass.matmul(&space.quantised, gate, [(&ffn.down, &mut *space.x)]);
+    let down = block.own(Role::FfnDown);
+    pass.matmul(&space.quantised, gate, [(&down, &mut *space.x)]);
 }

@@ -35,6 +35,7 @@ compile_error!(
     "bitttt-core reads little-endian blobs in place and supports little-endian targets only"
 );
 
+mod block;
 mod checksum;
 mod ffn;
 pub mod format;

@@ -1,8 +1,9 @@
 //! A blob as a model: typed views of its tensors, valid by construction.
 
+use crate::block::Block;
 use crate::format::read::slice_at;
 use crate::format::tensor::{NO_LAYER, check_table};
-use crate::format::{BlobError, Config, DType, Entry, LayerConfig, Layout, Mixer, Role, Section};
+use crate::format::{BlobError, Config, DType, Entry, LayerConfig, Layout, Section};
 use crate::kernel::halves::Stored;
 use crate::memory::{Batch, MemoryPlan};
 use crate::tokenizer::Tokenizer;
@@ -45,6 +46,15 @@ pub enum Scale<'a> {
     Tensor(f32),
     /// One a row.
     Rows(&'a [f32]),
+}
+
+impl Matrix<'_> {
+    /// No rows.
+    pub(crate) const EMPTY: Self = Self {
+        rows: 0,
+        cols: 0,
+        weights: Weights::Float(Floats::F32(&[])),
+    };
 }
 
 impl Scale<'_> {
@@ -101,70 +111,6 @@ impl<'a> Floats<'a> {
     }
 }
 
-/// Views of the projections around a mixer with heads; shapes as in docs/FORMAT.md.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Projections<'a> {
-    pub query: Matrix<'a>,
-    pub key: Matrix<'a>,
-    pub value: Matrix<'a>,
-    pub output: Matrix<'a>,
-    pub gate: Option<Matrix<'a>>,
-    pub out_norm: Option<Floats<'a>>,
-}
-
-/// Views of what a TTT-Linear or TTT-MLP mixer learns by.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Ttt<'a> {
-    /// Absent where a head has one rate.
-    pub lr: Option<Floats<'a>>,
-    pub lr_bias: &'a [f32],
-    pub tau: &'a [f32],
-    pub ln_scale: &'a [f32],
-    pub ln_bias: &'a [f32],
-    /// `W0` and `u0`; absent where they are the identity and zeros.
-    pub start: Option<[Floats<'a>; 2]>,
-    pub decay: Option<&'a [f32]>,
-    /// `W1` and `u1` of TTT-MLP.
-    pub second: Option<[Floats<'a>; 2]>,
-}
-
-/// Views of a `ttt-lite` mixer's tensors.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct TttLite<'a> {
-    pub down: Matrix<'a>,
-    pub up: Matrix<'a>,
-    pub decay: Option<f32>,
-}
-
-/// Views of a mixer's tensors.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum MixerTensors<'a> {
-    Ttt(Projections<'a>, Ttt<'a>),
-    TttLite(TttLite<'a>),
-    Attention(Projections<'a>),
-}
-
-/// Views of a gated feed-forward network's tensors.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Ffn<'a> {
-    pub gate: Matrix<'a>,
-    pub up: Matrix<'a>,
-    pub sub_norm: Option<Floats<'a>>,
-    pub down: Matrix<'a>,
-}
-
-/// Views of one block.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Block<'a> {
-    pub record: LayerConfig,
-    pub mixer_norm: Floats<'a>,
-    pub conv: Option<Floats<'a>>,
-    pub mixer: MixerTensors<'a>,
-    pub ffn_norm: Floats<'a>,
-    pub ffn_conv: Option<Floats<'a>>,
-    pub ffn: Ffn<'a>,
-}
-
 impl<'a> Model<'a> {
     /// Checks the blob's structure in O(tensors) and returns views into it. Copies nothing.
     ///
@@ -173,6 +119,7 @@ impl<'a> Model<'a> {
     ///
     /// # Errors
     /// The first inconsistency, by name.
+    #[cfg_attr(bitttt_micro, inline(never))]
     pub fn from_bytes(bytes: &'a [u8]) -> Result<Self, BlobError> {
         let layout = Layout::parse(bytes)?;
         if bytes.as_ptr().align_offset(4) != 0 {
@@ -274,7 +221,7 @@ impl<'a> Model<'a> {
         )
     }
 
-    fn matrix(&self, entry: Entry) -> Matrix<'a> {
+    pub(crate) fn matrix(&self, entry: Entry) -> Matrix<'a> {
         let data = self.data(&entry);
         let scale = if entry.row_scales {
             Scale::Rows(self.scales(&entry))
@@ -294,14 +241,14 @@ impl<'a> Model<'a> {
         }
     }
 
-    fn floats(&self, entry: Entry) -> Floats<'a> {
+    pub(crate) fn floats(&self, entry: Entry) -> Floats<'a> {
         match entry.dtype {
             DType::F16 => Floats::F16(cast(self.data(&entry))),
             _ => Floats::F32(cast(self.data(&entry))),
         }
     }
 
-    fn entry(&self, index: u32) -> Entry {
+    pub(crate) fn entry(&self, index: u32) -> Entry {
         const ABSENT: Entry = Entry {
             role: 0,
             dtype: DType::F32,
@@ -327,97 +274,13 @@ impl<'a> Model<'a> {
         self.floats(self.entry(1 + u32::from(!self.config.tied)))
     }
 
-    /// Views of block `layer`.
-    pub(crate) fn block(&self, layer: u32) -> Option<Block<'a>> {
-        let record = self.layer_config(layer).ok()?;
-        let of = Tensors {
-            model: self,
-            record,
-        };
-        Some(Block {
-            record,
-            mixer_norm: of.floats(Role::MixerNorm)?,
-            conv: of.floats(Role::Conv),
-            mixer: match record.mixer {
-                Mixer::TttLinear | Mixer::TttMlp => MixerTensors::Ttt(of.projections()?, of.ttt()?),
-                Mixer::TttLite => MixerTensors::TttLite(TttLite {
-                    down: of.matrix(Role::Down)?,
-                    up: of.matrix(Role::Up)?,
-                    decay: of.vector(Role::Decay).and_then(|v| v.first().copied()),
-                }),
-                Mixer::Attention => MixerTensors::Attention(of.projections()?),
-            },
-            ffn_norm: of.floats(Role::FfnNorm)?,
-            ffn_conv: of.floats(Role::FfnConv),
-            ffn: Ffn {
-                gate: of.matrix(Role::FfnGate)?,
-                up: of.matrix(Role::FfnUp)?,
-                sub_norm: of.floats(Role::FfnSubNorm),
-                down: of.matrix(Role::FfnDown)?,
-            },
-        })
-    }
-}
-
-/// A layer's tensors by role; nothing where the layer has none of that role. Never inlined: that would cost 3 kB of
-/// flash, and a layer is looked up once a pass.
-struct Tensors<'m, 'a> {
-    model: &'m Model<'a>,
-    record: LayerConfig,
-}
-
-impl<'a> Tensors<'_, 'a> {
-    #[inline(never)]
-    fn entry(&self, role: Role) -> Option<Entry> {
-        let index = self.record.first_tensor + self.record.place(role)?;
-        Some(self.model.entry(index))
-    }
-
-    #[inline(never)]
-    fn matrix(&self, role: Role) -> Option<Matrix<'a>> {
-        Some(self.model.matrix(self.entry(role)?))
-    }
-
-    #[inline(never)]
-    fn floats(&self, role: Role) -> Option<Floats<'a>> {
-        Some(self.model.floats(self.entry(role)?))
-    }
-
-    fn both(&self, first: Role, second: Role) -> Option<[Floats<'a>; 2]> {
-        Some([self.floats(first)?, self.floats(second)?])
-    }
-
-    #[inline(never)]
-    fn vector(&self, role: Role) -> Option<&'a [f32]> {
-        Some(cast(self.model.data(&self.entry(role)?)))
-    }
-
-    fn projections(&self) -> Option<Projections<'a>> {
-        Some(Projections {
-            query: self.matrix(Role::Query)?,
-            key: self.matrix(Role::Key)?,
-            value: self.matrix(Role::Value)?,
-            output: self.matrix(Role::Output)?,
-            gate: self.matrix(Role::Gate),
-            out_norm: self.floats(Role::OutNorm),
-        })
-    }
-
-    fn ttt(&self) -> Option<Ttt<'a>> {
-        Some(Ttt {
-            lr: self.floats(Role::Lr),
-            lr_bias: self.vector(Role::LrBias)?,
-            tau: self.vector(Role::Tau)?,
-            ln_scale: self.vector(Role::LnScale)?,
-            ln_bias: self.vector(Role::LnBias)?,
-            start: self.both(Role::W0, Role::U0),
-            decay: self.vector(Role::Decay),
-            second: self.both(Role::W1, Role::U1),
-        })
+    /// Block `layer`.
+    pub(crate) fn block(&self, layer: u32) -> Option<Block<'_, 'a>> {
+        Some(Block::new(self, self.layer_config(layer).ok()?))
     }
 }
 
 /// A view of aligned bytes as numbers; empty where alignment or length is off, which the checks exclude.
-fn cast<T: bytemuck::AnyBitPattern>(bytes: &[u8]) -> &[T] {
+pub(crate) fn cast<T: bytemuck::AnyBitPattern>(bytes: &[u8]) -> &[T] {
     bytemuck::try_cast_slice(bytes).unwrap_or(&[])
 }

@@ -3,11 +3,13 @@
 //! Invariant: whatever the split into [`Session::prefill`] and [`Session::step`] calls, the batch and the backend,
 //! the same tokens leave the same bits in logits and state.
 
+use crate::block::Block;
 use crate::format::Config;
+use crate::format::Role;
 use crate::kernel::{Alone, Backend, Parallel};
 use crate::math::{rope_frequency, rope_row};
 use crate::memory::{Batch, MemoryPlan, layer_state};
-use crate::model::{Block, Matrix, Model, Weights};
+use crate::model::{Matrix, Model, Weights};
 use crate::pieces::Cut;
 use crate::workspace::{Cutter, Pass, Workspace};
 use crate::{ffn, kernel::lanes, mixer};
@@ -122,6 +124,7 @@ impl<'m, 's> Session<'m, 's> {
     ///
     /// # Errors
     /// [`SessionError::Memory`].
+    #[cfg_attr(bitttt_micro, inline(never))]
     pub fn with_backend(
         model: Model<'m>,
         batch: Batch,
@@ -156,6 +159,7 @@ impl<'m, 's> Session<'m, 's> {
     }
 
     /// Forgets everything: fast weights as the model was trained, position 0. Call it between documents.
+    #[cfg_attr(bitttt_micro, inline(never))]
     pub fn reset(&mut self) {
         let Self {
             model,
@@ -283,6 +287,7 @@ impl<'m, 's> Session<'m, 's> {
     }
 
     /// All blocks over one chunk of checked tokens; leaves the residual stream in scratch.
+    #[cfg_attr(bitttt_micro, inline(never))]
     fn pass(&mut self, tokens: &[u32]) {
         self.fill_angles(tokens.len());
         let Self {
@@ -311,18 +316,19 @@ impl<'m, 's> Session<'m, 's> {
         embed(&model.embed(), tokens, space.h);
         for_each_layer(model, *batch, state, |block, state, _| {
             let (state, ffn_history) = mixer::split_history(&config, block.record.ffn_conv, state);
-            pass.normed(space.h, space.x, block.mixer_norm);
+            pass.normed(space.h, space.x, block.gain(Role::MixerNorm));
             *dropped = dropped.saturating_add(mixer::forward(block, &pass, state, &mut space));
             backend.add(space.h, space.hidden);
-            pass.normed(space.h, space.x, block.ffn_norm);
-            pass.convolve(space.x, ffn_history, block.ffn_conv);
-            ffn::forward(&block.ffn, &pass, &mut space);
+            pass.normed(space.h, space.x, block.gain(Role::FfnNorm));
+            pass.convolve(space.x, ffn_history, block.floats(Role::FfnConv));
+            ffn::forward(block, &pass, &mut space);
             backend.add(space.h, space.x);
         });
         self.position += tokens.len() as u64;
     }
 
     /// Logits after token `t` of the `n` in the last pass.
+    #[cfg_attr(bitttt_micro, inline(never))]
     fn head(&mut self, n: usize, t: usize) {
         let (config, backend) = (*self.model.config(), self.backend);
         let d_model = config.d_model as usize;
@@ -392,7 +398,7 @@ fn for_each_layer<'m>(
     model: &Model<'m>,
     batch: Batch,
     state: &mut [f32],
-    mut run: impl FnMut(&Block<'m>, &mut [f32], &Config),
+    mut run: impl FnMut(&Block<'_, 'm>, &mut [f32], &Config),
 ) {
     let config = *model.config();
     let mut cutter = Cutter(state);

@@ -10,6 +10,7 @@ impl Model<'_> {
     ///
     /// # Errors
     /// The first fault, by name.
+    #[cfg_attr(bitttt_micro, inline(never))]
     pub fn verify(&self) -> Result<(), BlobError> {
         self.check_sections()?;
         if core::str::from_utf8(self.layout().section(Section::Metadata)).is_err() {

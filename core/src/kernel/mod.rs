@@ -18,7 +18,7 @@ pub(crate) mod halves;
 pub(crate) mod lanes;
 pub(crate) mod lite;
 #[cfg(any(bitttt_micro, test))]
-pub(crate) mod micro;
+mod micro;
 #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
 mod neon;
 #[cfg(any(

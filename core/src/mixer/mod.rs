@@ -8,36 +8,36 @@ mod cache;
 mod ttt;
 mod ttt_lite;
 
-use crate::format::Config;
+use crate::block::Block;
+use crate::format::{Config, Mixer, Role};
 use crate::memory::{Batch, history_words};
-use crate::model::{Block, MixerTensors, Projections};
 use crate::workspace::{Cutter, Pass, Workspace};
 
 /// Runs the pass's tokens through a block's mixer. Returns the number of updates that were dropped.
 pub(crate) fn forward(
-    block: &Block<'_>,
+    block: &Block<'_, '_>,
     pass: &Pass<'_>,
     state: &mut [f32],
     space: &mut Workspace<'_>,
 ) -> u32 {
     let (state, history) = split_history(pass.config, block.record.conv, state);
-    pass.convolve(space.x, history, block.conv);
+    pass.convolve(space.x, history, block.floats(Role::Conv));
     let record = &block.record;
-    match &block.mixer {
-        MixerTensors::Ttt(around, mixer) => projected(around, pass, space, &mut |rows, heads| {
-            ttt::learn(mixer, record, pass, state, heads, rows)
+    match record.mixer {
+        Mixer::TttLinear | Mixer::TttMlp => projected(block, pass, space, &mut |rows, heads| {
+            ttt::learn(block, pass, state, heads, rows)
         }),
-        MixerTensors::Attention(around) => projected(around, pass, space, &mut |rows, heads| {
+        Mixer::Attention => projected(block, pass, space, &mut |rows, heads| {
             attention::attend(record, pass, state, heads, rows);
             0
         }),
-        MixerTensors::TttLite(mixer) => ttt_lite::forward(mixer, pass, state, space),
+        Mixer::TttLite => ttt_lite::forward(block, pass, state, space),
     }
 }
 
 /// Puts a layer's state back to the start of a document. At most the first `touched` tokens' places may hold anything.
 pub(crate) fn reset(
-    block: &Block<'_>,
+    block: &Block<'_, '_>,
     config: &Config,
     batch: Batch,
     state: &mut [f32],
@@ -47,12 +47,10 @@ pub(crate) fn reset(
     ffn_history.fill(0.0);
     let (state, history) = split_history(config, block.record.conv, state);
     history.fill(0.0);
-    match &block.mixer {
-        MixerTensors::Ttt(_, mixer) => ttt::reset(mixer, &block.record, config, state),
-        MixerTensors::Attention(_) => {
-            attention::reset(&block.record, config, batch, state, touched)
-        }
-        MixerTensors::TttLite(_) => state.fill(0.0),
+    match block.record.mixer {
+        Mixer::TttLinear | Mixer::TttMlp => ttt::reset(block, config, state),
+        Mixer::Attention => attention::reset(&block.record, config, batch, state, touched),
+        Mixer::TttLite => state.fill(0.0),
     }
 }
 
@@ -80,7 +78,7 @@ struct Heads<'a> {
 
 /// The way in and out of a mixer with heads: `q, k, v` and the gate's projections, `mix`, norm, gate, `o`.
 fn projected(
-    around: &Projections<'_>,
+    block: &Block<'_, '_>,
     pass: &Pass<'_>,
     space: &mut Workspace<'_>,
     mix: &mut dyn FnMut(Rows<'_>, Heads<'_>) -> u32,
@@ -88,29 +86,34 @@ fn projected(
     let config = pass.config;
     let d_model = (config.d_model as usize).max(1);
     pass.quantise(&mut space.quantised, space.x, d_model);
-    let (n, n_kv) = (pass.tokens * d_model, pass.tokens * around.key.rows);
+    let (query, key, value) = (
+        block.own(Role::Query),
+        block.own(Role::Key),
+        block.own(Role::Value),
+    );
+    let (n, n_kv) = (pass.tokens * d_model, pass.tokens * key.rows);
     let mut cutter = Cutter(&mut *space.hidden);
     let (q, k, v) = (cutter.take(n), cutter.take(n_kv), cutter.take(n_kv));
-    let (query, key, value) = (&around.query, &around.key, &around.value);
-    let products = [(query, &mut *q), (key, &mut *k), (value, &mut *v)];
+    let products = [(&query, &mut *q), (&key, &mut *k), (&value, &mut *v)];
     pass.matmul(&space.quantised, space.x, products);
-    let mut gate = around.gate.as_ref().map(|matrix| (matrix, cutter.take(n)));
-    if let Some((matrix, out)) = &mut gate {
-        pass.matmul(&space.quantised, space.x, [(*matrix, &mut **out)]);
-    }
+    let gate = block.matrix(Role::Gate).map(|matrix| {
+        let out = cutter.take(n);
+        pass.matmul(&space.quantised, space.x, [(&matrix, &mut *out)]);
+        out
+    });
     let heads = Heads {
         rope: space.rope,
         angles: space.angles,
         temp: space.head,
     };
     let dropped = mix([&mut *q, k, v, space.x], heads);
-    if let Some(gain) = around.out_norm {
+    if let Some(gain) = block.floats(Role::OutNorm) {
         pass.rms_norm(space.x, gain);
     }
-    if let Some((_, gate)) = gate {
+    if let Some(gate) = gate {
         pass.backend.gate(space.x, gate);
     }
     pass.quantise(&mut space.quantised, space.x, d_model);
-    pass.matmul(&space.quantised, space.x, [(&around.output, q)]);
+    pass.matmul(&space.quantised, space.x, [(&block.own(Role::Output), q)]);
     dropped
 }

@@ -2,25 +2,28 @@
 //! trained on the stream itself, by one gradient step a mini-batch, in the dual form that needs no weights per token.
 
 use super::{Heads, Rows};
-use crate::format::{Config, LayerConfig};
+use crate::block::{Block, Ttt};
+use crate::format::Config;
 use crate::kernel::parallel::{Columns, split};
 use crate::kernel::ttt::{FastLayer, InnerNorm, TttHead, TttToken};
 use crate::math::sigmoid;
 use crate::memory::{head_state, ttt_temp};
-use crate::model::{Floats, Ttt};
+use crate::model::Floats;
 use crate::pieces::Cut;
 use crate::workspace::{Cutter, Pass};
 
 /// Steps every head through the pass's tokens. Returns how many updates were dropped.
 pub(super) fn learn(
-    mixer: &Ttt<'_>,
-    record: &LayerConfig,
+    block: &Block<'_, '_>,
     pass: &Pass<'_>,
     state: &mut [f32],
     heads: Heads<'_>,
     rows: Rows<'_>,
 ) -> u32 {
-    let config = pass.config;
+    let Some(mixer) = &block.ttt() else {
+        return 0;
+    };
+    let (config, record) = (pass.config, &block.record);
     let (d, h) = (config.d_head() as usize, config.n_heads as usize);
     let Some((rates, temp)) = heads.temp.split_at_mut_checked(pass.tokens * h) else {
         return 0;
@@ -165,9 +168,12 @@ fn rows_of(
 }
 
 /// Puts a layer's state back to the start of a document.
-pub(super) fn reset(mixer: &Ttt<'_>, record: &LayerConfig, config: &Config, state: &mut [f32]) {
+pub(super) fn reset(block: &Block<'_, '_>, config: &Config, state: &mut [f32]) {
+    let Some(mixer) = &block.ttt() else {
+        return;
+    };
     state.fill(0.0);
-    let heads = state.pieces_mut(head_state(config, record));
+    let heads = state.pieces_mut(head_state(config, &block.record));
     for (h, own) in heads.enumerate() {
         let Some(head) = head(mixer, config, own, h) else {
             return;

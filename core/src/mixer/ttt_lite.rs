@@ -1,14 +1,15 @@
 //! `ttt-lite`: features of a quarter of the width, one matrix that learns to reproduce them token by token (the delta
 //! rule; Widrow and Hoff 1960), and its prediction as the mixer's output. The least state and arithmetic of all mixers.
 
+use crate::block::Block;
+use crate::format::Role;
 use crate::kernel::lite::LiteStep;
-use crate::model::TttLite;
 use crate::pieces::Cut;
 use crate::workspace::{Cutter, Pass, Workspace};
 
 /// Runs the pass's tokens, see [`super::forward`]. Returns how many updates were dropped.
 pub(super) fn forward(
-    mixer: &TttLite<'_>,
+    block: &Block<'_, '_>,
     pass: &Pass<'_>,
     w: &mut [f32],
     space: &mut Workspace<'_>,
@@ -19,17 +20,24 @@ pub(super) fn forward(
     let out = cutter.take(pass.tokens * d_model);
     let (f, p) = (cutter.take(pass.tokens * m), cutter.take(pass.tokens * m));
     pass.quantise(&mut space.quantised, space.x, d_model);
-    pass.matmul(&space.quantised, space.x, [(&mixer.down, &mut *f)]);
+    pass.matmul(
+        &space.quantised,
+        space.x,
+        [(&block.own(Role::Down), &mut *f)],
+    );
+    let decay = block
+        .vector(Role::Decay)
+        .and_then(|decay| decay.first().copied());
     let mut dropped = 0;
     for (t, (f, p)) in f.pieces_mut(m).zip(p.pieces_mut(m)).enumerate() {
         let last = pass.place(t) + 1 == usize::from(config.mini_batch);
         let step = LiteStep {
             rate: pass.learning.then_some(config.ttt_base_lr),
-            decay: mixer.decay.filter(|_| last),
+            decay: decay.filter(|_| last),
         };
         dropped += u32::from(!pass.backend.lite_step(w, step, f, p));
     }
     pass.quantise(&mut space.quantised, p, m);
-    pass.matmul(&space.quantised, p, [(&mixer.up, out)]);
+    pass.matmul(&space.quantised, p, [(&block.own(Role::Up), out)]);
     dropped
 }

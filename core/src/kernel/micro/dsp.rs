@@ -40,29 +40,6 @@ fn dots(rows: &[i8], width: usize, q: &[i8]) -> [i32; 4] {
     sums
 }
 
-/// Four columns of one row: the weights' even and odd bytes times those of the activations in r11 and r12.
-macro_rules! row {
-    ($row:literal, $sum:literal) => {
-        concat!(
-            "ldr lr, [",
-            $row,
-            "], #4\n",
-            "sxtb16 r2, lr\n",
-            "smlad ",
-            $sum,
-            ", r2, r11, ",
-            $sum,
-            "\n",
-            "sxtb16 lr, lr, ror #8\n",
-            "smlad ",
-            $sum,
-            ", lr, r12, ",
-            $sum,
-            "\n",
-        )
-    };
-}
-
 /// Products of four rows over their first `columns` columns: 25 instructions for 16 weights.
 ///
 /// # Safety
@@ -76,6 +53,14 @@ unsafe extern "C" fn dots_of_words(
     sums: &mut [i32; 4],
 ) {
     naked_asm!(
+        // four columns of a row: the weights' even and odd bytes times those of the activations in r11 and r12
+        ".macro bitttt_columns row, sum",
+        "ldr lr, [\\row], #4",
+        "sxtb16 r2, lr",
+        "smlad \\sum, r2, r11, \\sum",
+        "sxtb16 lr, lr, ror #8",
+        "smlad \\sum, lr, r12, \\sum",
+        ".endm",
         "push {r4-r11, lr}",
         "add r4, r1, r2",
         "add r5, r4, r2",
@@ -89,15 +74,16 @@ unsafe extern "C" fn dots_of_words(
         "ldr lr, [r0], #4",
         "sxtb16 r11, lr",
         "sxtb16 r12, lr, ror #8",
-        row!("r1", "r7"),
-        row!("r4", "r8"),
-        row!("r5", "r9"),
-        row!("r6", "r10"),
+        "bitttt_columns r1, r7",
+        "bitttt_columns r4, r8",
+        "bitttt_columns r5, r9",
+        "bitttt_columns r6, r10",
         "cmp r0, r3",
         "bne 2b",
         "ldr r0, [sp, #36]",
         "stm r0, {r7-r10}",
         "pop {r4-r11, pc}",
+        ".purgem bitttt_columns",
         options(raw),
     )
 }

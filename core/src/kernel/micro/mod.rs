@@ -10,6 +10,7 @@
 
 #[cfg(bitttt_dsp)]
 mod dsp;
+#[cfg_attr(bitttt_thumb2, allow(dead_code))] // has its own way to build them
 mod table;
 #[cfg(bitttt_thumb2)]
 mod thumb;
@@ -28,7 +29,7 @@ const _: () = assert!(super::TABLE_WORDS == TABLE * TABLES);
 
 /// `out[t, r] = row_r . activations_t`, see [`super::Backend::matmul`]. All rows of a product in one call: they share the
 /// tables.
-pub(crate) fn product(p: &Product<'_>, rows: Range<usize>) {
+pub(super) fn product(p: &Product<'_>, rows: Range<usize>) {
     match p.m.weights {
         Weights::T5(data, scale) => t5_product(data, scale, p, rows),
         #[cfg(bitttt_dsp)]
@@ -54,17 +55,39 @@ fn t5_product(data: &[u8], scale: Scale<'_>, p: &Product<'_>, rows: Range<usize>
             return;
         };
         let excess = (BASE as usize * width) as u32;
-        sums.fill(excess.wrapping_add(total as u32).wrapping_neg());
+        let start = excess.wrapping_add(total as u32).wrapping_neg();
+        by_fours(sums, &mut |sum, _| *sum = start);
         add_columns(data, width, codes, words, sums);
-        let scaled =
-            |out: &mut f32, scale: f32| *out = out.to_bits() as i32 as f32 * (token * scale);
         match scale {
-            Scale::Tensor(scale) => out.iter_mut().for_each(|out| scaled(out, scale)),
-            _ => rows
-                .clone()
-                .zip(out)
-                .for_each(|(r, out)| scaled(out, scale.of(r))),
+            Scale::Tensor(scale) => {
+                let scale = token * scale;
+                by_fours(sums, &mut |sum, _| {
+                    *sum = (*sum as i32 as f32 * scale).to_bits();
+                });
+            }
+            Scale::Rows(scales) => by_fours(sums, &mut |sum, r| {
+                let scale = super::at(scales, rows.start + r);
+                *sum = (*sum as i32 as f32 * (token * scale)).to_bits();
+            }),
         }
+    }
+}
+
+/// Does the same to every element and its place, four to a turn of the loop: with one, the turns cost as much as the work.
+#[inline(always)]
+fn by_fours(all: &mut [u32], each: &mut impl FnMut(&mut u32, usize)) {
+    let (fours, rest) = all.as_chunks_mut::<4>();
+    let mut place = 0;
+    for [a, b, c, d] in fours {
+        each(a, place);
+        each(b, place + 1);
+        each(c, place + 2);
+        each(d, place + 3);
+        place += 4;
+    }
+    for one in rest {
+        each(one, place);
+        place += 1;
     }
 }
 

@@ -114,51 +114,6 @@ unsafe extern "C" fn build_tables(tables: *mut u32, q: *const i8, stride: usize,
     )
 }
 
-/// One look-up: byte `$j` of the row in r1, its table at `$table`.
-macro_rules! look_up {
-    ($sum:literal, $j:literal, $table:literal) => {
-        concat!(
-            "ldrb lr, [r1, #",
-            $j,
-            "]\n",
-            "ldrh lr, [",
-            $table,
-            ", lr, lsl #1]\n",
-            "add ",
-            $sum,
-            ", lr\n",
-        )
-    };
-}
-
-macro_rules! row_of_8 {
-    ($sum:literal) => {
-        concat!(
-            look_up!($sum, 0, "r0"),
-            look_up!($sum, 1, "r4"),
-            look_up!($sum, 2, "r5"),
-            look_up!($sum, 3, "r6"),
-            look_up!($sum, 4, "r7"),
-            look_up!($sum, 5, "r8"),
-            look_up!($sum, 6, "r9"),
-            look_up!($sum, 7, "r10"),
-            "add r1, r2\n",
-        )
-    };
-}
-
-macro_rules! row_of_4 {
-    ($sum:literal) => {
-        concat!(
-            look_up!($sum, 0, "r0"),
-            look_up!($sum, 1, "r4"),
-            look_up!($sum, 2, "r5"),
-            look_up!($sum, 3, "r6"),
-            "add r1, r2\n",
-        )
-    };
-}
-
 /// Adds the entries of eight bytes to each row's sum: 27 instructions a row.
 ///
 /// # Safety
@@ -173,6 +128,22 @@ unsafe extern "C" fn add_8(
     rows: usize,
 ) {
     naked_asm!(
+        ".macro bitttt_look_up sum, byte, table",
+        "ldrb lr, [r1, #\\byte]",
+        "ldrh lr, [\\table, lr, lsl #1]",
+        "add \\sum, lr",
+        ".endm",
+        ".macro bitttt_row sum",
+        "bitttt_look_up \\sum, 0, r0",
+        "bitttt_look_up \\sum, 1, r4",
+        "bitttt_look_up \\sum, 2, r5",
+        "bitttt_look_up \\sum, 3, r6",
+        "bitttt_look_up \\sum, 4, r7",
+        "bitttt_look_up \\sum, 5, r8",
+        "bitttt_look_up \\sum, 6, r9",
+        "bitttt_look_up \\sum, 7, r10",
+        "add r1, r2",
+        ".endm",
         "push {r4-r11, lr}",
         "ldr lr, [sp, #36]",
         "add lr, r3, lr, lsl #2",
@@ -186,17 +157,19 @@ unsafe extern "C" fn add_8(
         "add r10, r0, #3584",
         "2:",
         "ldrd r11, r12, [r3]",
-        row_of_8!("r11"),
-        row_of_8!("r12"),
+        "bitttt_row r11",
+        "bitttt_row r12",
         "strd r11, r12, [r3], #8",
         "ldrd r11, r12, [r3]",
-        row_of_8!("r11"),
-        row_of_8!("r12"),
+        "bitttt_row r11",
+        "bitttt_row r12",
         "strd r11, r12, [r3], #8",
         "ldr lr, [sp, #36]",
         "cmp r3, lr",
         "bne 2b",
         "pop {r4-r11, pc}",
+        ".purgem bitttt_row",
+        ".purgem bitttt_look_up",
         options(raw),
     )
 }
@@ -214,6 +187,18 @@ unsafe extern "C" fn add_4(
     rows: usize,
 ) {
     naked_asm!(
+        ".macro bitttt_look_up sum, byte, table",
+        "ldrb lr, [r1, #\\byte]",
+        "ldrh lr, [\\table, lr, lsl #1]",
+        "add \\sum, lr",
+        ".endm",
+        ".macro bitttt_row sum",
+        "bitttt_look_up \\sum, 0, r0",
+        "bitttt_look_up \\sum, 1, r4",
+        "bitttt_look_up \\sum, 2, r5",
+        "bitttt_look_up \\sum, 3, r6",
+        "add r1, r2",
+        ".endm",
         "push {r4-r11, lr}",
         "ldr r7, [sp, #36]",
         "add r7, r3, r7, lsl #2",
@@ -222,14 +207,16 @@ unsafe extern "C" fn add_4(
         "add r6, r0, #1536",
         "2:",
         "ldm r3, {r8-r11}",
-        row_of_4!("r8"),
-        row_of_4!("r9"),
-        row_of_4!("r10"),
-        row_of_4!("r11"),
+        "bitttt_row r8",
+        "bitttt_row r9",
+        "bitttt_row r10",
+        "bitttt_row r11",
         "stm r3!, {r8-r11}",
         "cmp r3, r7",
         "bne 2b",
         "pop {r4-r11, pc}",
+        ".purgem bitttt_row",
+        ".purgem bitttt_look_up",
         options(raw),
     )
 }
