@@ -11,6 +11,7 @@ mod machines;
 mod peers;
 mod report;
 mod setup;
+mod tables;
 mod test;
 
 use clap::{Parser, Subcommand};
@@ -41,6 +42,8 @@ enum Chore {
     ///
     /// Example: cargo xtask gpu
     Gpu(gpu::Options),
+    /// Writes the code that fills the look-up tables of microcontrollers
+    Tables,
     /// Installs emulators and compiler targets, or says how to
     Setup,
 }
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         Chore::Firmware(options) => firmware::run(&options),
         Chore::Peers(options) => peers::run(&options),
         Chore::Gpu(options) => gpu::run(&options),
+        Chore::Tables => tables::run(),
         Chore::Setup => setup::everything(),
     };
     match done {
