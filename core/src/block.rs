@@ -84,7 +84,11 @@ impl<'m, 'a> Block<'m, 'a> {
             ln_bias: self.vector(Role::LnBias)?,
             start: self.both(Role::W0, Role::U0),
             decay: self.vector(Role::Decay),
-            second: self.both(Role::W1, Role::U1),
+            second: if cfg!(feature = "ttt-mlp") {
+                self.both(Role::W1, Role::U1)
+            } else {
+                None
+            },
         })
     }
 }

@@ -20,6 +20,11 @@
 //! # }
 //! ```
 #![no_std]
+// what only a mixer uses that is left out
+#![cfg_attr(
+    not(all(feature = "attention", feature = "ttt-lite", feature = "ttt-mlp")),
+    allow(dead_code)
+)]
 #![deny(unsafe_code)]
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What can be wrong with a blob.
 
-use super::{Role, Section};
+use super::{Mixer, Role, Section};
 use core::fmt;
 
 /// Why a blob was refused. Names the field; `Display` says what to do about it.
@@ -40,6 +40,13 @@ pub enum BlobError {
         /// The field of its record.
         field: &'static str,
     },
+    /// A layer has a mixer that this build leaves out.
+    MixerLeftOut {
+        /// Which layer.
+        layer: u16,
+        /// Its mixer, whose name is that of the feature to enable.
+        mixer: Mixer,
+    },
     /// A tensor table entry is wrong.
     Tensor {
         /// The tensor that belongs at this place of the table.
@@ -73,6 +80,10 @@ impl fmt::Display for BlobError {
             Self::Checksum(section) => write!(f, "checksum of section `{}` does not match: the blob is damaged, copy it again", section.name()),
             Self::Config(field) => write!(f, "config field `{field}` is impossible: export again"),
             Self::Layer { layer, field } => write!(f, "layer {layer}: field `{field}` is impossible or not supported: export again"),
+            Self::MixerLeftOut { layer, mixer } => {
+                let mixer = mixer.name();
+                write!(f, "layer {layer} has the mixer `{mixer}`, which this build leaves out: enable the feature `{mixer}` of bitttt-core")
+            }
             Self::Tensor { role, layer: 0xFFFF, field } => write!(f, "tensor `{}`: {field} is wrong: export again", role.name()),
             Self::Tensor { role, layer, field } => {
                 write!(f, "tensor `{}` of layer {layer}: {field} is wrong: export again", role.name())

@@ -80,6 +80,16 @@ impl Mixer {
         }
     }
 
+    /// Whether this build has the mixer: all but `ttt-linear` are features of the crate, which a firmware may leave out.
+    pub const fn is_built(self) -> bool {
+        match self {
+            Self::TttLinear => true,
+            Self::TttMlp => cfg!(feature = "ttt-mlp"),
+            Self::TttLite => cfg!(feature = "ttt-lite"),
+            Self::Attention => cfg!(feature = "attention"),
+        }
+    }
+
     /// The `FLAGS` that a layer of this kind may have.
     pub const fn allowed_flags(self) -> u8 {
         match self {
@@ -148,6 +158,10 @@ impl LayerConfig {
         let Some(mixer) = Mixer::of(u8_at(section, at + layer_field::MIXER)) else {
             return Err(wrong(layer, "mixer"));
         };
+        if !mixer.is_built() {
+            let layer = layer as u16;
+            return Err(BlobError::MixerLeftOut { layer, mixer });
+        }
         let flags = u8_at(section, at + layer_field::FLAGS);
         if flags & !mixer.allowed_flags() != 0 {
             return Err(wrong(layer, "flags"));

@@ -14,6 +14,9 @@ use crate::pieces::Cut;
 /// Largest magnitude that a fast weight may take: trained states are of order one, so only a runaway meets it.
 pub(crate) const FAST_LIMIT: f32 = 65_536.0;
 
+/// Whether this build has TTT-MLP.
+const MLP: bool = cfg!(feature = "ttt-mlp");
+
 /// One head at one token; all slices belong to this head.
 pub(crate) struct TttHead<'s, 'w> {
     /// From keys and queries `[d]` to predictions `[d]`, or to the hidden layer `[4d]`.
@@ -97,11 +100,12 @@ impl TttHead<'_, '_> {
             return true;
         }
         let bounded = |layer: &FastLayer<'_, '_>| layer.is_bounded(self.rates, tau);
-        if !bounded(&self.first) || !self.second.as_ref().is_none_or(bounded) {
+        let mut second = self.second.as_mut().filter(|_| MLP);
+        if !bounded(&self.first) || !second.as_deref().is_none_or(bounded) {
             return false;
         }
         self.first.update(self.rates, tau, self.decay, temp);
-        if let Some(second) = &mut self.second {
+        if let Some(second) = &mut second {
             second.update(self.rates, tau, self.decay, temp);
         }
         true
@@ -342,7 +346,7 @@ pub(crate) fn ttt_step(
     if let Some(rate) = head.rates.get_mut(token.i) {
         *rate = token.rate.unwrap_or(0.0);
     }
-    if head.second.is_some() {
+    if MLP && head.second.is_some() {
         head.step_mlp(token, temp, out);
     } else {
         head.step_linear(token, temp, out);

@@ -24,6 +24,7 @@ pub(crate) fn forward(
     pass.convolve(space.x, history, block.floats(Role::Conv));
     let record = &block.record;
     match record.mixer {
+        mixer if !mixer.is_built() => 0, // refused when the model was read
         Mixer::TttLinear | Mixer::TttMlp => projected(block, pass, space, &mut |rows, heads| {
             ttt::learn(block, pass, state, heads, rows)
         }),
@@ -48,6 +49,7 @@ pub(crate) fn reset(
     let (state, history) = split_history(config, block.record.conv, state);
     history.fill(0.0);
     match block.record.mixer {
+        mixer if !mixer.is_built() => {}
         Mixer::TttLinear | Mixer::TttMlp => ttt::reset(block, config, state),
         Mixer::Attention => attention::reset(&block.record, config, batch, state, touched),
         Mixer::TttLite => state.fill(0.0),
