@@ -60,6 +60,8 @@ pub struct Report {
     pub hidden: usize,
     /// Quantised activations.
     pub quantised: usize,
+    /// Look-up tables of `t5` products on a microcontroller.
+    pub tables: usize,
     /// Heads' temporaries.
     pub head: usize,
     /// Logits.
@@ -105,6 +107,7 @@ pub fn plan(
         residual: plan.residual * 4,
         hidden: plan.hidden * 4,
         quantised: plan.quantised * 4,
+        tables: plan.tables * 4,
         head: plan.head * 4,
         logits: plan.logits * 4,
         session: plan.bytes(),
@@ -135,6 +138,7 @@ impl Report {
             ("  residual stream", self.residual),
             ("  intermediates", self.hidden),
             ("  quantised activations", self.quantised),
+            ("  look-up tables", self.tables),
             ("  head temporaries", self.head),
             ("  logits", self.logits),
             ("  stack, at most", self.stack),
