@@ -1,4 +1,4 @@
-//! Brings in what the firmware is built around: blob, prompt, number of tokens, memory map.
+//! Brings in what the firmware is built around: blob, prompt, number of tokens.
 //!
 //! `BITTTT_BLOB` (a file; default: the demo), `BITTTT_PROMPT` and `BITTTT_TOKENS` choose them; `cargo xtask firmware`
 //! sets all three.
@@ -6,19 +6,8 @@
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-/// mps2-an386: 4 MiB of SSRAM stand in for flash, 4 MiB for RAM.
-const MEMORY: &str = "MEMORY
-{
-  FLASH : ORIGIN = 0x00000000, LENGTH = 4M
-  RAM   : ORIGIN = 0x20000000, LENGTH = 4M
-}
-";
-
 fn main() {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
-    write(&out.join("memory.x"), MEMORY.as_bytes());
-    println!("cargo:rustc-link-search={}", out.display());
-
     let blob = setting("BITTTT_BLOB", "../../demo/demo.bttt");
     println!("cargo:rerun-if-changed={blob}");
     let bytes = fs::read(&blob).unwrap_or_else(|error| {

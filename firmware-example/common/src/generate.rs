@@ -1,0 +1,71 @@
+//! Reads a prompt, learns from it, goes on in its manner and says what that cost.
+
+use crate::model::{BLOB, PLAN, PROMPT, PROMPT_TOKENS, TOKENS};
+use crate::{Chip, Fault};
+use bitttt_core::{Batch, Model, Sampler, Session, Tokenizer, crc32};
+use heapless::Vec;
+
+/// Runs the model in `memory`, of [`PLAN`]`.words()` words.
+///
+/// # Errors
+/// What about the model or the memory is not as it should be.
+pub fn generate(chip: &mut impl Chip, memory: &mut [f32]) -> Result<(), Fault> {
+    let model = Model::from_bytes(BLOB).map_err(|_| "the blob is not a model of this version")?;
+    model.verify().map_err(|_| "the blob is damaged")?;
+    let tokenizer = model.tokenizer().ok_or("the blob has no tokenizer")?;
+    let mut session =
+        Session::new(model, Batch::ONE, memory).map_err(|_| "session memory is too short")?;
+    let instructions = run(chip, &mut session, &tokenizer)?;
+    chip.hash("state_hash", session.state_hash());
+    chip.count(
+        "instructions_per_token",
+        instructions / TOKENS.max(1) as u64,
+    );
+    let (statics, stack) = (chip.statics(), chip.stack());
+    chip.count("session_bytes", PLAN.bytes() as u64);
+    chip.count("stack_bytes", stack as u64);
+    chip.count("ram_bytes", (statics + stack) as u64);
+    Ok(())
+}
+
+/// Shows tokens as they come; returns the instructions spent on them, showing not counted.
+fn run(
+    chip: &mut impl Chip,
+    session: &mut Session<'_, '_>,
+    tokenizer: &Tokenizer<'_>,
+) -> Result<u64, Fault> {
+    let mut prompt = [session.model().config().document_token; PROMPT_TOKENS];
+    let tokens = encode(tokenizer, &mut prompt)?;
+    let mut sampler = Sampler::greedy();
+    let mut generated: Vec<u8, { 4 * TOKENS }> = Vec::new();
+    let mut instructions = 0;
+    chip.show(PROMPT.as_bytes());
+    let logits = session
+        .prefill(tokens)
+        .map_err(|_| "the prompt was refused")?;
+    let mut token = sampler.sample(logits);
+    for _ in 0..TOKENS {
+        let _ = generated.extend_from_slice(&token.to_le_bytes()); // room for all of them
+        chip.show(tokenizer.decode(token));
+        let start = chip.instructions();
+        let logits = session.step(token).map_err(|_| "a token was refused")?;
+        token = sampler.sample(logits);
+        instructions += chip.instructions() - start;
+    }
+    chip.line(&["\n--- report"]);
+    chip.hash("tokens_hash", crc32(&generated));
+    Ok(instructions)
+}
+
+/// Puts the prompt's tokens behind the document token that `room` begins with.
+pub(crate) fn encode<'r>(
+    tokenizer: &Tokenizer<'_>,
+    room: &'r mut [u32; PROMPT_TOKENS],
+) -> Result<&'r [u32], Fault> {
+    let [_, rest @ ..] = room;
+    let length = tokenizer.encode(PROMPT.as_bytes(), rest);
+    length
+        .ok()
+        .and_then(|length| room.get(..length + 1))
+        .ok_or("the prompt does not fit")
+}

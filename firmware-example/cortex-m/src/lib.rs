@@ -1,0 +1,67 @@
+//! A Cortex-M board as the model's firmware sees it: the debugger for a console, SysTick for a clock, the painted stack.
+#![no_std]
+
+mod clock;
+mod ram;
+
+use bitttt_firmware::Chip;
+use clock::Clock;
+use core::fmt::Write;
+use cortex_m_semihosting::debug::{self, EXIT_FAILURE, EXIT_SUCCESS};
+use cortex_m_semihosting::hio::{self, HostStream};
+
+/// The board, once it has been started.
+pub struct Board {
+    console: Option<HostStream>,
+    clock: Option<Clock>,
+}
+
+impl Board {
+    /// Opens the debugger's console and starts the clock. Where there is no debugger, text goes nowhere.
+    pub fn start() -> Self {
+        Self {
+            console: hio::hstdout().ok(),
+            clock: cortex_m::Peripherals::take().map(|chip| Clock::start(chip.SYST)),
+        }
+    }
+}
+
+impl Chip for Board {
+    fn show(&mut self, bytes: &[u8]) {
+        if let Some(console) = &mut self.console {
+            let _ = console.write_all(bytes);
+        }
+    }
+
+    fn instructions(&self) -> u64 {
+        self.clock.as_ref().map_or(0, Clock::instructions)
+    }
+
+    fn statics(&self) -> usize {
+        ram::statics()
+    }
+
+    fn stack(&self) -> usize {
+        ram::stack()
+    }
+
+    fn exit(&mut self, success: bool) -> ! {
+        exit(success)
+    }
+}
+
+fn exit(success: bool) -> ! {
+    debug::exit(if success { EXIT_SUCCESS } else { EXIT_FAILURE });
+    loop {
+        cortex_m::asm::wfi(); // a debugger may decline to stop us
+    }
+}
+
+/// Not linked as long as nothing can panic; the linked-symbol check of `cargo xtask firmware` relies on that.
+#[panic_handler]
+fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
+    if let Ok(mut console) = hio::hstdout() {
+        let _ = writeln!(console, "\n{info}");
+    }
+    exit(false)
+}

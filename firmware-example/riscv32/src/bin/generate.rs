@@ -1,0 +1,17 @@
+//! Reads a prompt, learns from it, goes on in its manner and says what that cost.
+#![no_std]
+#![no_main]
+
+use bitttt_firmware::{finish, generate, model::PLAN};
+use bitttt_riscv32::Board;
+use riscv_rt::entry;
+
+#[entry]
+fn main() -> ! {
+    static mut MEMORY: [f32; PLAN.words()] = [0.0; PLAN.words()];
+    let mut board = Board::start();
+    // SAFETY: `main` runs once, and nothing else can name the static.
+    let memory = unsafe { &mut *(&raw mut MEMORY) };
+    let done = generate(&mut board, memory);
+    finish(&mut board, done)
+}
