@@ -20,11 +20,26 @@ pub fn random(dtype: DType) -> Result<PathBuf> {
         mini_batch: 16,
         ..small_config()
     };
+    save(&config, 3, dtype, "random")
+}
+
+/// A random model for a board with 16 KiB of RAM, every part of a layer in use.
+pub fn small() -> Result<PathBuf> {
+    let config = Config {
+        d_model: 32,
+        d_ffn: 72,
+        n_heads: 4,
+        ..small_config()
+    };
+    save(&config, 1, DType::T5, "small")
+}
+
+fn save(config: &Config, layers: usize, dtype: DType, name: &str) -> Result<PathBuf> {
     let folder = root().join("target/xtask");
     std::fs::create_dir_all(&folder)
         .with_context(|| format!("cannot make {}", folder.display()))?;
-    let path = folder.join(format!("random-{dtype:?}.bttt").to_lowercase());
-    blueprint(&config, &[FULL_LAYER; 3], dtype, 1).save(&path)?;
+    let path = folder.join(format!("{name}-{dtype:?}.bttt").to_lowercase());
+    blueprint(config, &vec![FULL_LAYER; layers], dtype, 1).save(&path)?;
     Ok(path)
 }
 

@@ -1,17 +1,23 @@
 //! `cargo xtask firmware`: every board's firmware, built, emulated, measured and compared with this machine.
 
+mod row;
+mod task;
+
+pub use row::Row;
+
 use crate::blob;
 use crate::boards::{BOARDS, Board};
-use crate::command::{cargo, command, output_within, root, run as run_command};
+use crate::command::{cargo, output_within, root, run as run_command};
 use crate::elf::Image;
-use crate::host::{self, Job, Outcome};
+use crate::host::Job;
 use crate::report::Report;
-use crate::setup::{Toolchain, program, toolchain};
+use crate::setup::{self, Toolchain, toolchain};
 use anyhow::Result;
-use serde::Serialize;
+use clap::builder::PossibleValuesParser;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
+use task::Task;
 
 /// An emulated board runs about 10^8 instructions a second.
 const EMULATION_LIMIT: Duration = Duration::from_secs(300);
@@ -22,7 +28,11 @@ pub struct Options {
     /// Print one JSON document on stdout
     #[arg(long)]
     json: bool,
-    /// Model to run [default: demo/demo.bttt, or a random one where that is missing]
+    /// Only this board
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(BOARDS.iter().map(|board| board.name)))]
+    board: Option<String>,
+    /// Model to run; boards that it does not fit on run a small one [default: demo/demo.bttt, or a random one where
+    /// that is missing]
     #[arg(long, value_name = "FILE")]
     blob: Option<PathBuf>,
     /// Text to start from
@@ -33,27 +43,7 @@ pub struct Options {
     tokens: u16,
 }
 
-/// One board's figures.
-#[derive(Debug, Default, Serialize)]
-pub struct Row {
-    board: &'static str,
-    tokens_hash: Option<String>,
-    state_hash: Option<String>,
-    /// Mean over the generated tokens: reading one and choosing the next.
-    instructions_per_token: Option<u64>,
-    /// Session, other statics and the deepest stack.
-    ram_bytes: Option<u64>,
-    session_bytes: Option<u64>,
-    /// The whole firmware.
-    flash_bytes: Option<u64>,
-    /// The same without the blob.
-    engine_flash_bytes: Option<u64>,
-    ok: bool,
-    /// What is wrong where it is not ok.
-    faults: Vec<String>,
-}
-
-/// Runs all boards; false where one is not ok.
+/// Runs the boards; false where one is not ok.
 pub fn run(options: &Options) -> Result<bool> {
     let blob = blob::choose(options.blob.as_deref())?;
     let job = Job {
@@ -61,134 +51,96 @@ pub fn run(options: &Options) -> Result<bool> {
         prompt: &options.prompt,
         tokens: options.tokens.into(),
     };
-    let rows = all(&job)?;
+    let wanted = |board: &&Board| options.board.as_ref().is_none_or(|name| name == board.name);
+    let boards: Vec<&Board> = BOARDS.iter().filter(wanted).collect();
+    let rows = all(&boards, &job)?;
     if options.json {
         println!("{}", serde_json::to_string_pretty(&rows)?);
     }
-    Ok(rows.iter().all(|row| row.ok))
+    Ok(rows.iter().all(Row::is_ok))
 }
 
-/// Figures of all boards, which are also shown on stderr.
-pub fn all(job: &Job<'_>) -> Result<Vec<Row>> {
-    let expected = host::outcome(job)?;
-    eprintln!(
-        "model {}, prompt {:?}, {} tokens",
-        job.blob.display(),
-        job.prompt,
-        job.tokens
-    );
-    eprintln!(
-        "this machine: tokens {:08x}, state {:08x}",
-        expected.tokens_hash, expected.state_hash
-    );
-    let rows: Vec<Row> = BOARDS
-        .iter()
-        .map(|board| measure(board, job, &expected))
-        .collect();
-    rows.iter().for_each(show);
+/// Figures of boards, which are also shown on stderr.
+pub fn all(boards: &[&'static Board], job: &Job<'_>) -> Result<Vec<Row>> {
+    let small = blob::small()?;
+    let asked = Task::new(job.clone())?;
+    let mut rows = Vec::new();
+    for board in boards {
+        rows.push(if asked.fits(board) {
+            measure(board, &asked)
+        } else {
+            let job = Job {
+                blob: &small,
+                ..job.clone()
+            };
+            measure(board, &Task::new(job)?)
+        });
+    }
+    eprintln!("{}", row::table(&rows));
     Ok(rows)
 }
 
 /// One board's figures; whatever goes wrong is a fault in the row.
-fn measure(board: &Board, job: &Job<'_>, expected: &Outcome) -> Row {
-    let mut row = Row {
-        board: board.name,
-        ..Row::default()
-    };
-    if let Err(fault) = try_measure(board, job, expected, &mut row) {
-        row.faults.push(format!("{fault:#}"));
+fn measure(board: &Board, task: &Task<'_>) -> Row {
+    eprintln!("--- {}: {}", board.name, task);
+    let mut row = Row::new(board.name, task.model());
+    if let Err(fault) = try_measure(board, task, &mut row) {
+        row.fault(format!("{fault:#}"));
     }
-    row.ok = row.faults.is_empty();
     row
 }
 
-fn try_measure(board: &Board, job: &Job<'_>, expected: &Outcome, row: &mut Row) -> Result<()> {
-    program(board.emulator, board.emulator)?;
-    run_command(&mut build(board, toolchain(board.target)?, job, "build"))?;
+fn try_measure(board: &Board, task: &Task<'_>, row: &mut Row) -> Result<()> {
+    setup::emulator(&board.emulator)?;
+    let toolchain = toolchain(board.target)?;
+    let arguments = ["build", "--bins"];
+    run_command(&mut cargo_for(board, toolchain, &task.job, &arguments))?;
     let image = Image::read(&binary(board, "generate"))?;
-    let engine = image
-        .flash_bytes
-        .saturating_sub(std::fs::metadata(job.blob)?.len());
-    row.flash_bytes = Some(image.flash_bytes);
-    row.engine_flash_bytes = Some(engine);
-    row.check(engine <= board.flash_limit, || {
-        format!("flash without the blob is above {}", board.flash_limit)
-    });
-    row.check(image.panics.is_empty(), || {
-        format!("it could panic: {}", image.panics.join(", "))
-    });
-    let output = emulate(board, "generate")?;
-    read_figures(board, &Report::parse(&output)?, expected, row)?;
-    let output = emulate(board, "self-test")?;
-    let state = Report::parse(&output)?.hash("state_hash")?;
-    row.check(state == expected.prompt_state_hash, || {
-        format!(
-            "state after the prompt is {state:08x}, not {:08x}",
-            expected.prompt_state_hash
-        )
-    });
-    Ok(())
-}
-
-fn read_figures(
-    board: &Board,
-    report: &Report<'_>,
-    expected: &Outcome,
-    row: &mut Row,
-) -> Result<()> {
+    row.read_image(board, &image, task.blob_bytes);
+    let output = emulate(board, toolchain, &task.job, "generate")?;
+    let report = Report::parse(&output)?;
     eprintln!("{}", report.text);
-    let (tokens, state) = (report.hash("tokens_hash")?, report.hash("state_hash")?);
-    let (ram, session) = (report.count("ram_bytes")?, report.count("session_bytes")?);
-    row.tokens_hash = Some(format!("{tokens:08x}"));
-    row.state_hash = Some(format!("{state:08x}"));
-    row.instructions_per_token = Some(report.count("instructions_per_token")?);
-    row.ram_bytes = Some(ram);
-    row.session_bytes = Some(session);
-    let hashes = (tokens, state) == (expected.tokens_hash, expected.state_hash);
-    row.check(hashes, || {
-        "the hashes differ from this machine's".to_owned()
-    });
-    row.check(ram <= session + board.ram_limit, || {
-        format!("RAM without the session is above {}", board.ram_limit)
-    });
-    Ok(())
+    row.read_report(board, &report, &task.expected)?;
+    let output = emulate(board, toolchain, &task.job, "self-test")?;
+    row.read_self_test(&Report::parse(&output)?, &task.expected)
 }
 
-impl Row {
-    /// Whether everything is as it should be.
-    pub fn is_ok(&self) -> bool {
-        self.ok
-    }
-
-    fn check(&mut self, holds: bool, fault: impl FnOnce() -> String) {
-        if !holds {
-            self.faults.push(fault());
-        }
-    }
-}
-
-/// `cargo build` or `cargo clippy` of a board's firmware around a job.
-pub fn build(board: &Board, toolchain: Toolchain, job: &Job<'_>, verb: &str) -> Command {
-    let mut build = cargo(&[verb, "--release", "--bins", "--locked"]);
-    build
+/// `cargo` with these arguments, in a board's crate, around a job.
+pub fn cargo_for(
+    board: &Board,
+    toolchain: Toolchain,
+    job: &Job<'_>,
+    arguments: &[&str],
+) -> Command {
+    let mut cargo = cargo(arguments);
+    cargo
+        .args(["--release", "--locked", "--config"])
+        .arg(board.configuration())
+        .arg("--target-dir")
+        .arg(target_folder())
         .current_dir(root().join(board.folder))
         .env("BITTTT_BLOB", job.blob)
         .env("BITTTT_PROMPT", job.prompt)
         .env("BITTTT_TOKENS", job.tokens.to_string());
-    toolchain.apply(&mut build, board.target);
-    build
+    toolchain.apply(&mut cargo, board.target);
+    cargo
 }
 
-/// Where cargo puts a firmware's ELF file; its target folder is its own, whatever this build's is.
+/// Boards share it: most of what is built is the same for several.
+fn target_folder() -> PathBuf {
+    root().join("firmware-example/target")
+}
+
+/// Where cargo puts a firmware's ELF file; boards with the same compiler target take turns.
 fn binary(board: &Board, name: &str) -> PathBuf {
-    let target = root().join(board.folder).join("target");
-    target.join(board.target).join("release").join(name)
+    let release = target_folder().join(board.target).join("release");
+    release.join(name)
 }
 
-fn emulate(board: &Board, name: &str) -> Result<String> {
-    let mut emulator = command(board.emulator);
-    emulator.args(board.arguments).arg(binary(board, name));
-    let (output, success) = output_within(&mut emulator, EMULATION_LIMIT)?;
+/// What a firmware prints. Cargo becomes the emulator, which the board's configuration names.
+fn emulate(board: &Board, toolchain: Toolchain, job: &Job<'_>, name: &str) -> Result<String> {
+    let mut cargo = cargo_for(board, toolchain, job, &["run", "--quiet", "--bin", name]);
+    let (output, success) = output_within(&mut cargo, EMULATION_LIMIT)?;
     if success {
         return Ok(output);
     }
@@ -196,23 +148,4 @@ fn emulate(board: &Board, name: &str) -> Result<String> {
         "{name} failed: {}",
         output.lines().last().unwrap_or("(it printed nothing)")
     )
-}
-
-fn show(row: &Row) {
-    let number = |value: Option<u64>| value.map_or("-".to_owned(), |value| value.to_string());
-    eprintln!(
-        "{}: {}; {} instructions a token; flash {} ({} without the blob); RAM {} ({} without the session)",
-        row.board,
-        if row.ok { "ok" } else { "FAILED" },
-        number(row.instructions_per_token),
-        number(row.flash_bytes),
-        number(row.engine_flash_bytes),
-        number(row.ram_bytes),
-        number(
-            row.ram_bytes
-                .zip(row.session_bytes)
-                .map(|(ram, session)| ram - session)
-        ),
-    );
-    row.faults.iter().for_each(|fault| eprintln!("  {fault}"));
 }

@@ -1,6 +1,6 @@
 //! Brings what the tests need onto the machine, or says in one line what is missing and how to get it.
 
-use crate::boards::BOARDS;
+use crate::boards::{BOARDS, Emulator, targets};
 use crate::command::{cargo, command, output, run, succeeds};
 use crate::machines::{AARCH64, BARE, Machine, WASM};
 use anyhow::{Result, anyhow};
@@ -34,7 +34,7 @@ impl Toolchain {
         if self == Self::Debian {
             let linker = format!(
                 "CARGO_TARGET_{}_LINKER",
-                target.replace('-', "_").to_uppercase()
+                target.replace(['-', '.'], "_").to_uppercase()
             );
             build
                 .args(["-Z", "build-std=core"])
@@ -69,6 +69,11 @@ pub fn program(program: &str, package: &str) -> Result<()> {
     Err(anyhow!(
         "{program} is missing: install it, on Debian as root with `apt-get install {package}`"
     ))
+}
+
+/// Installs a board's emulator if need be.
+pub fn emulator(emulator: &Emulator) -> Result<()> {
+    program(emulator.program, emulator.package)
 }
 
 /// Installs what training under MPI is built and run with, if need be.
@@ -137,17 +142,13 @@ pub fn components() -> Result<()> {
 
 /// Installs everything; false where something is missing.
 pub fn everything() -> Result<bool> {
-    let boards = BOARDS.iter().flat_map(|board| {
-        [
-            program(board.emulator, board.emulator),
-            toolchain(board.target).map(drop),
-        ]
-    });
+    let emulators = BOARDS.iter().map(|board| emulator(&board.emulator));
     let machines = AARCH64.iter().chain(WASM).map(Machine::set_up);
-    let bare = BARE.iter().map(|target| toolchain(target).map(drop));
+    let bare = targets().into_iter().chain(BARE.iter().copied());
+    let bare = bare.map(|target| toolchain(target).map(drop));
     let faults: Vec<_> = [nextest(), components(), mpi()]
         .into_iter()
-        .chain(boards)
+        .chain(emulators)
         .chain(machines)
         .chain(bare)
         .filter_map(Result::err)

@@ -1,7 +1,7 @@
 //! `cargo xtask test`: every check there is, one after the other, and at the end what ran and what did not.
 
 use crate::blob;
-use crate::boards::BOARDS;
+use crate::boards::{self, BOARDS, Board};
 use crate::command::{cargo, root, run as run_command};
 use crate::firmware;
 use crate::host::Job;
@@ -9,6 +9,7 @@ use crate::machines::{self, AARCH64, BARE, Machine, WASM};
 use crate::setup::{self, Toolchain};
 use anyhow::{Result, anyhow, bail};
 use bitttt_core::format::DType;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 type Step = fn() -> Result<()>;
@@ -111,10 +112,7 @@ fn summarise(ends: &[(&str, End, Duration)]) -> bool {
 fn format() -> Result<()> {
     setup::components()?;
     run_command(&mut cargo(&["fmt", "--all", "--check"]))?;
-    for board in BOARDS {
-        run_command(cargo(&["fmt", "--check"]).current_dir(root().join(board.folder)))?;
-    }
-    Ok(())
+    run_command(cargo(&["fmt", "--all", "--check"]).current_dir(root().join("firmware-example")))
 }
 
 fn clippy() -> Result<()> {
@@ -136,11 +134,11 @@ fn clippy_firmware() -> Result<()> {
         prompt: "Ada",
         tokens: 1,
     };
-    for board in BOARDS {
+    for board in boards::families() {
         if toolchain(board.target)? == Toolchain::Debian {
             return Err(skip("clippy needs a target that rustup has installed"));
         }
-        let mut clippy = firmware::build(board, Toolchain::Installed, &job, "clippy");
+        let mut clippy = firmware::cargo_for(board, Toolchain::Installed, &job, &["clippy"]);
         run_command(clippy.args(["--", "-D", "warnings"]))?;
     }
     Ok(())
@@ -204,8 +202,7 @@ fn clippy_machines() -> Result<()> {
 }
 
 fn bare_core() -> Result<()> {
-    let boards = BOARDS.iter().map(|board| board.target);
-    for target in boards.chain(BARE.iter().copied()) {
+    for target in boards::targets().into_iter().chain(BARE.iter().copied()) {
         let toolchain = toolchain(target)?;
         let packages = ["--package", "bitttt-core", "--package", "bitttt-store"];
         let mut build = cargo(&["build", "--target", target]);
@@ -220,23 +217,30 @@ fn docs() -> Result<()> {
     run_command(cargo(&["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))
 }
 
-/// The demo, if it is there, and random models in both ternary packings.
+/// The demo, if it is there, on every board; random models in both ternary packings on one of each family.
 fn firmwares() -> Result<()> {
     for board in BOARDS {
         toolchain(board.target)?;
-        setup::program(board.emulator, board.emulator).map_err(|why| skip(&why.to_string()))?;
+        setup::emulator(&board.emulator).map_err(|why| skip(&why.to_string()))?;
     }
-    let random = [blob::random(DType::T2)?, blob::random(DType::T5)?];
-    for blob in blob::demo().into_iter().chain(random) {
-        // 40 tokens: the mini-batch closes more than once.
-        let rows = firmware::all(&Job {
-            blob: &blob,
+    run_on(&BOARDS.iter().collect::<Vec<_>>(), &blob::choose(None)?)?;
+    for dtype in [DType::T2, DType::T5] {
+        run_on(&boards::families(), &blob::random(dtype)?)?;
+    }
+    Ok(())
+}
+
+fn run_on(boards: &[&'static Board], blob: &Path) -> Result<()> {
+    let rows = firmware::all(
+        boards,
+        &Job {
+            blob,
             prompt: "Ada",
-            tokens: 40,
-        })?;
-        if !rows.iter().all(firmware::Row::is_ok) {
-            bail!("a board's firmware is not ok with {}", blob.display());
-        }
+            tokens: 40, // the mini-batch closes more than once
+        },
+    )?;
+    if !rows.iter().all(firmware::Row::is_ok) {
+        bail!("a board's firmware is not ok with {}", blob.display());
     }
     Ok(())
 }

@@ -1,9 +1,11 @@
-//! Shows on the device what the host's tests show: every road through the same tokens ends in the same state.
+//! Shows on the device what the host's tests show: arithmetic rounds as everywhere, and every road through the same
+//! tokens ends in the same state.
 
 use crate::generate::encode;
 use crate::model::{BLOB, PROMPT_TOKENS};
 use crate::{Chip, Fault};
 use bitttt_core::{Batch, Model, Session};
+use core::hint::black_box;
 
 /// Runs the model in `memory`, of [`PLAN`](crate::model::PLAN)`.words()` words, with room for a snapshot.
 ///
@@ -14,6 +16,8 @@ pub fn self_test(
     memory: &mut [f32],
     snapshot: &mut [u8],
 ) -> Result<(), Fault> {
+    products_and_sums_round_separately()?;
+    subnormals_survive()?;
     let model = Model::from_bytes(BLOB).map_err(|_| "the blob is not a model of this version")?;
     let tokenizer = model.tokenizer().ok_or("the blob has no tokenizer")?;
     let mut session =
@@ -25,6 +29,29 @@ pub fn self_test(
     chip.line(&["--- report"]);
     chip.hash("state_hash", session.state_hash());
     Ok(())
+}
+
+fn products_and_sums_round_separately() -> Result<(), Fault> {
+    let mut numbers = [1.0 + 1.0 / 4096.0; 16];
+    // A slice of unknown length, so that a compiler which knows vector instructions takes those.
+    let row: &mut [f32] = black_box(&mut numbers);
+    for value in row.iter_mut() {
+        *value = *value * *value - (1.0 + 1.0 / 2048.0); // the square's last bit, 2^-24, is rounded away
+    }
+    let separate = black_box(row).iter().all(|&value| value == 0.0);
+    expect(separate, "multiply and add were fused")
+}
+
+fn subnormals_survive() -> Result<(), Fault> {
+    let mut numbers = [f32::MIN_POSITIVE; 16];
+    let row: &mut [f32] = black_box(&mut numbers);
+    for value in row.iter_mut() {
+        *value *= 0.5;
+    }
+    let kept = black_box(row)
+        .iter()
+        .all(|value| value.to_bits() == 0x0040_0000);
+    expect(kept, "subnormal numbers were flushed to zero")
 }
 
 fn steps_equal_prefill(session: &mut Session<'_, '_>, tokens: &[u32]) -> Result<(), Fault> {
@@ -55,10 +82,7 @@ fn restoring_brings_the_state_back(
     session
         .restore(buffer.get(..length).unwrap_or(&[]))
         .map_err(|_| "the snapshot was refused")?;
-    expect(
-        session.state_hash() == before,
-        "the restored state differs",
-    )
+    expect(session.state_hash() == before, "the restored state differs")
 }
 
 fn expect(holds: bool, otherwise: Fault) -> Result<(), Fault> {

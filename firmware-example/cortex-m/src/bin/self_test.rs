@@ -1,4 +1,4 @@
-//! Shows on the device what the host's tests show: every road through the same tokens ends in the same state.
+//! Shows on the device what the host's tests show: see `bitttt_firmware::self_test`.
 #![no_std]
 #![no_main]
 

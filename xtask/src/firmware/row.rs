@@ -1,0 +1,245 @@
+//! One board's figures, what is wrong with them, and the table of all boards.
+
+use crate::boards::Board;
+use crate::elf::Image;
+use crate::host::Outcome;
+use crate::report::Report;
+use anyhow::Result;
+use serde::Serialize;
+use std::fmt::Write;
+
+/// One board's figures.
+#[derive(Debug, Default, Serialize)]
+pub struct Row {
+    board: &'static str,
+    /// File that was run.
+    model: String,
+    tokens_hash: Option<String>,
+    state_hash: Option<String>,
+    /// Mean over the generated tokens: reading one and choosing the next.
+    instructions_per_token: Option<u64>,
+    /// Session, other statics and the deepest stack.
+    ram_bytes: Option<u64>,
+    session_bytes: Option<u64>,
+    /// The deepest stack.
+    stack_bytes: Option<u64>,
+    /// The whole firmware.
+    flash_bytes: Option<u64>,
+    /// The same without the blob.
+    engine_flash_bytes: Option<u64>,
+    ok: bool,
+    /// What is wrong where it is not ok.
+    faults: Vec<String>,
+}
+
+impl Row {
+    /// A row without figures.
+    pub fn new(board: &'static str, model: String) -> Self {
+        Self {
+            board,
+            model,
+            ok: true,
+            ..Self::default()
+        }
+    }
+
+    /// Whether everything is as it should be.
+    pub fn is_ok(&self) -> bool {
+        self.ok
+    }
+
+    /// Notes that something is wrong.
+    pub fn fault(&mut self, fault: String) {
+        self.ok = false;
+        self.faults.push(fault);
+    }
+
+    fn check(&mut self, holds: bool, fault: impl FnOnce() -> String) {
+        if !holds {
+            self.fault(fault());
+        }
+    }
+
+    /// Takes what the linked firmware says, which contains a blob of `blob_bytes`.
+    pub fn read_image(&mut self, board: &Board, image: &Image, blob_bytes: u64) {
+        let engine = image.flash_bytes.saturating_sub(blob_bytes);
+        self.flash_bytes = Some(image.flash_bytes);
+        self.engine_flash_bytes = Some(engine);
+        self.check(engine <= board.flash_limit, || {
+            format!(
+                "flash without the blob, {engine}, is above {}",
+                board.flash_limit
+            )
+        });
+        self.check(image.panics.is_empty(), || {
+            format!("it could panic: {}", image.panics.join(", "))
+        });
+    }
+
+    /// Takes what `generate` reports.
+    ///
+    /// # Errors
+    /// Figures that are missing.
+    pub fn read_report(
+        &mut self,
+        board: &Board,
+        report: &Report<'_>,
+        expected: &Outcome,
+    ) -> Result<()> {
+        let (tokens, state) = (report.hash("tokens_hash")?, report.hash("state_hash")?);
+        let (ram, session) = (report.count("ram_bytes")?, report.count("session_bytes")?);
+        self.tokens_hash = Some(format!("{tokens:08x}"));
+        self.state_hash = Some(format!("{state:08x}"));
+        self.instructions_per_token = Some(report.count("instructions_per_token")?);
+        self.ram_bytes = Some(ram);
+        self.session_bytes = Some(session);
+        self.stack_bytes = Some(report.count("stack_bytes")?);
+        let hashes = (tokens, state) == (expected.tokens_hash, expected.state_hash);
+        self.check(hashes, || {
+            "the hashes differ from this machine's".to_owned()
+        });
+        self.check(ram <= session + board.ram_limit, || {
+            format!(
+                "RAM without the session, {}, is above {}",
+                ram.saturating_sub(session),
+                board.ram_limit
+            )
+        });
+        Ok(())
+    }
+
+    /// Takes what `self-test` reports.
+    ///
+    /// # Errors
+    /// No hash.
+    pub fn read_self_test(&mut self, report: &Report<'_>, expected: &Outcome) -> Result<()> {
+        let state = report.hash("state_hash")?;
+        self.check(state == expected.prompt_state_hash, || {
+            format!(
+                "state after the prompt is {state:08x}, not {:08x}",
+                expected.prompt_state_hash
+            )
+        });
+        Ok(())
+    }
+
+    fn cells(&self) -> [String; 8] {
+        let number = |value: Option<u64>| value.map_or("-".to_owned(), |value| value.to_string());
+        [
+            self.board.to_owned(),
+            self.model.clone(),
+            number(self.instructions_per_token),
+            number(self.flash_bytes),
+            number(self.engine_flash_bytes),
+            number(self.ram_bytes),
+            number(self.stack_bytes),
+            if self.ok { "ok" } else { "FAILED" }.to_owned(),
+        ]
+    }
+}
+
+/// All boards' figures, with what is wrong under each.
+pub fn table(rows: &[Row]) -> String {
+    let heads = [
+        "board",
+        "model",
+        "instructions/token",
+        "flash",
+        "without blob",
+        "RAM",
+        "stack",
+        "",
+    ];
+    let cells: Vec<_> = rows.iter().map(Row::cells).collect();
+    let widths: Vec<usize> = (0..heads.len())
+        .map(|column| {
+            let cells = cells.iter().map(|row| row[column].len());
+            cells.chain([heads[column].len()]).max().unwrap_or(0)
+        })
+        .collect();
+    let mut table = line(&heads.map(str::to_owned), &widths);
+    for (row, cells) in rows.iter().zip(&cells) {
+        table.push_str(&line(cells, &widths));
+        for fault in &row.faults {
+            let _ = writeln!(table, "  {fault}");
+        }
+    }
+    table
+}
+
+/// Two columns of names, then numbers, then a word.
+fn line(cells: &[String; 8], widths: &[usize]) -> String {
+    let mut line = String::new();
+    for (column, (cell, &width)) in cells.iter().zip(widths).enumerate() {
+        let _ = match column {
+            2..=6 => write!(line, "{cell:>width$}  "),
+            _ => write!(line, "{cell:width$}  "),
+        };
+    }
+    line.truncate(line.trim_end().len());
+    line + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::boards::BOARDS;
+
+    const EXPECTED: Outcome = Outcome {
+        tokens_hash: 1,
+        state_hash: 2,
+        prompt_state_hash: 3,
+    };
+
+    fn read(tokens_hash: u32, ram_bytes: u64) -> Row {
+        let output = format!(
+            "Ada\n--- report\ntokens_hash={tokens_hash:08x}\nstate_hash=00000002\ninstructions_per_token=5\n\
+             session_bytes=1000\nstack_bytes=10\nram_bytes={ram_bytes}\nok\n"
+        );
+        let mut row = Row::new("a board", "a model".to_owned());
+        let report = Report::parse(&output).unwrap();
+        row.read_report(&BOARDS[0], &report, &EXPECTED).unwrap();
+        row
+    }
+
+    #[test]
+    fn a_board_that_comes_to_other_tokens_is_not_ok() {
+        assert!(read(1, 1010).is_ok());
+        assert!(!read(9, 1010).is_ok());
+    }
+
+    #[test]
+    fn a_board_that_takes_more_ram_than_its_limit_is_not_ok() {
+        let limit = 1000 + BOARDS[0].ram_limit;
+        assert!(read(1, limit).is_ok());
+        assert!(!read(1, limit + 1).is_ok());
+    }
+
+    #[test]
+    fn a_firmware_that_could_panic_or_is_too_large_is_not_ok() {
+        let check = |flash_bytes, panics: &[&str]| {
+            let image = Image {
+                flash_bytes,
+                panics: panics.iter().map(|&panic| panic.to_owned()).collect(),
+            };
+            let mut row = Row::new("a board", String::new());
+            row.read_image(&BOARDS[0], &image, 100);
+            row.is_ok()
+        };
+        let limit = BOARDS[0].flash_limit + 100;
+        assert!(check(limit, &[]));
+        assert!(!check(limit + 1, &[]));
+        assert!(!check(limit, &["panic_fmt"]));
+    }
+
+    #[test]
+    fn the_table_shows_what_is_wrong_under_its_board() {
+        let mut wrong = Row::new("other", "m".to_owned());
+        wrong.fault("no emulator".to_owned());
+        let table = table(&[read(1, 1010), wrong]);
+        let lines: Vec<_> = table.lines().collect();
+        assert!(lines[1].starts_with("a board  a model") && lines[1].ends_with("ok"));
+        assert!(lines[2].starts_with("other    m") && lines[2].ends_with("FAILED"));
+        assert_eq!(lines[3], "  no emulator");
+    }
+}

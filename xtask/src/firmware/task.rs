@@ -1,0 +1,87 @@
+//! What a board is given to do, what that must come to, and which boards have room for it.
+
+use crate::boards::Board;
+use crate::host::{self, Job, Outcome};
+use anyhow::{Context, Result, anyhow};
+use bitttt_core::{Batch, MemoryPlan};
+use std::fmt;
+
+/// A job with its outcome.
+pub struct Task<'a> {
+    pub job: Job<'a>,
+    /// What this machine comes to.
+    pub expected: Outcome,
+    /// Length of the model's file.
+    pub blob_bytes: u64,
+    /// A session and its snapshot, which `self-test` holds at once.
+    memory_bytes: u64,
+}
+
+impl<'a> Task<'a> {
+    /// Does the job here.
+    pub fn new(job: Job<'a>) -> Result<Self> {
+        let file = job.blob.display();
+        let blob =
+            std::fs::read(job.blob).with_context(|| format!("cannot read the model {file}"))?;
+        let plan = MemoryPlan::of_blob(&blob, Batch::ONE)
+            .map_err(|why| anyhow!("{file} is not a model: {why}"))?;
+        Ok(Self {
+            expected: host::outcome(&job)?,
+            blob_bytes: blob.len() as u64,
+            memory_bytes: (plan.bytes() + plan.snapshot_bytes()) as u64,
+            job,
+        })
+    }
+
+    /// Whether a board has room for the model beside the firmware at its largest.
+    pub fn fits(&self, board: &Board) -> bool {
+        self.blob_bytes + board.flash_limit <= board.flash
+            && self.memory_bytes + board.ram_limit <= board.ram
+    }
+
+    /// Name of the model's file.
+    pub fn model(&self) -> String {
+        let name = self.job.blob.file_name().unwrap_or_default();
+        name.to_string_lossy().into_owned()
+    }
+}
+
+impl fmt::Display for Task<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}, prompt {:?}, {} tokens; this machine: tokens {:08x}, state {:08x}",
+            self.model(),
+            self.job.prompt,
+            self.job.tokens,
+            self.expected.tokens_hash,
+            self.expected.state_hash
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::boards::BOARDS;
+
+    fn fitting(blob: &std::path::Path) -> Vec<&'static str> {
+        let job = Job {
+            blob,
+            prompt: "",
+            tokens: 1,
+        };
+        let task = Task::new(job).unwrap();
+        let fitting = BOARDS.iter().filter(|board| task.fits(board));
+        fitting.map(|board| board.name).collect()
+    }
+
+    #[test]
+    fn the_small_model_fits_on_every_board_and_a_large_one_not_on_the_smallest() {
+        let small = fitting(&crate::blob::small().unwrap());
+        assert_eq!(small.len(), BOARDS.len());
+        let large = crate::blob::random(bitttt_core::format::DType::T2).unwrap();
+        let large = fitting(&large);
+        assert!(!large.contains(&"cortex-m0") && large.contains(&"cortex-m55"));
+    }
+}
