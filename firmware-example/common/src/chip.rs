@@ -27,31 +27,31 @@ pub trait Chip {
 
     /// Shows `name=value` with eight hexadecimal digits.
     fn hash(&mut self, name: &str, value: u32) {
-        let mut digits = [b'0'; 8];
-        for (place, digit) in digits.iter_mut().rev().enumerate() {
-            let value = (value >> (4 * place) & 15) as u8;
-            *digit = value + if value < 10 { b'0' } else { b'a' - 10 };
-        }
-        self.value(name, &digits);
+        self.number(name, u64::from(value), 16, 8);
     }
 
     /// Shows `name=value`, decimal.
-    fn count(&mut self, name: &str, mut value: u64) {
+    fn count(&mut self, name: &str, value: u64) {
+        self.number(name, value, 10, 1);
+    }
+
+    /// Shows `name=value` with at least `width` digits. Not inlined: wide divisions take flash.
+    #[inline(never)]
+    fn number(&mut self, name: &str, mut value: u64, base: u64, width: usize) {
         let mut digits = [b'0'; 20];
         let mut used = 0;
         for digit in digits.iter_mut().rev() {
-            if value == 0 && used > 0 {
+            if value == 0 && used >= width {
                 break;
             }
-            *digit = b'0' + (value % 10) as u8;
-            value /= 10;
+            *digit = b"0123456789abcdef"
+                .get((value % base) as usize)
+                .copied()
+                .unwrap_or(b'?');
+            value /= base;
             used += 1;
         }
-        self.value(name, digits.get(digits.len() - used..).unwrap_or(&[]));
-    }
-
-    /// Shows `name=` and digits.
-    fn value(&mut self, name: &str, digits: &[u8]) {
+        let digits = digits.get(digits.len() - used..).unwrap_or(&[]);
         for part in [name.as_bytes(), b"=", digits, b"\n"] {
             self.show(part);
         }

@@ -1,11 +1,11 @@
 //! Reads a prompt, learns from it, goes on in its manner and says what that cost.
 
-use crate::model::{BLOB, PLAN, PROMPT, PROMPT_TOKENS, TOKENS};
-use crate::{Chip, Fault};
+use crate::model::{BLOB, PROMPT, PROMPT_TOKENS, TOKENS};
+use crate::{Chip, Fault, report_ram};
 use bitttt_core::{Batch, Model, Sampler, Session, Tokenizer, crc32};
 use heapless::Vec;
 
-/// Runs the model in `memory`, of [`PLAN`]`.words()` words.
+/// Runs the model in `memory`, of [`PLAN`](crate::model::PLAN)`.words()` words.
 ///
 /// # Errors
 /// What about the model or the memory is not as it should be.
@@ -21,10 +21,7 @@ pub fn generate(chip: &mut impl Chip, memory: &mut [f32]) -> Result<(), Fault> {
         "instructions_per_token",
         instructions / TOKENS.max(1) as u64,
     );
-    let (statics, stack) = (chip.statics(), chip.stack());
-    chip.count("session_bytes", PLAN.bytes() as u64);
-    chip.count("stack_bytes", stack as u64);
-    chip.count("ram_bytes", (statics + stack) as u64);
+    report_ram(chip);
     Ok(())
 }
 

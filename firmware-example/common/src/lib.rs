@@ -24,3 +24,11 @@ pub fn finish(chip: &mut impl Chip, done: Result<(), Fault>) -> ! {
     }
     chip.exit(done.is_ok())
 }
+
+/// Shows how much RAM has been used.
+fn report_ram(chip: &mut impl Chip) {
+    let (statics, stack) = (chip.statics(), chip.stack());
+    chip.count("session_bytes", model::PLAN.bytes() as u64);
+    chip.count("stack_bytes", stack as u64);
+    chip.count("ram_bytes", (statics + stack) as u64);
+}

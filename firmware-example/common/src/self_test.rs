@@ -3,7 +3,7 @@
 
 use crate::generate::encode;
 use crate::model::{BLOB, PROMPT_TOKENS};
-use crate::{Chip, Fault};
+use crate::{Chip, Fault, report_ram};
 use bitttt_core::{Batch, Model, Session};
 use core::hint::black_box;
 
@@ -28,6 +28,7 @@ pub fn self_test(
     restoring_brings_the_state_back(&mut session, snapshot)?;
     chip.line(&["--- report"]);
     chip.hash("state_hash", session.state_hash());
+    report_ram(chip);
     Ok(())
 }
 

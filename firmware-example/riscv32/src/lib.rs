@@ -1,34 +1,31 @@
-//! A RISC-V board as the model's firmware sees it: the debugger for a console, the instruction counter for a clock, and a
-//! stack that it paints itself.
+//! A RISC-V board as the model's firmware sees it: a serial port for a console, the instruction counter for a clock, and
+//! a stack that it paints itself.
 #![no_std]
 
+mod machine;
 mod ram;
 
 use bitttt_firmware::Chip;
+use core::fmt::Write;
+use machine::{Serial, exit};
 use riscv::register::minstret;
-use semihosting::io::{self, Stdout, Write};
-use semihosting::process::ExitCode;
 
 /// The board, once it has been started.
 pub struct Board {
-    console: Option<Stdout>,
+    console: Serial,
 }
 
 impl Board {
-    /// Opens the debugger's console and paints the stack. Where there is no debugger, text goes nowhere.
+    /// Paints the stack.
     pub fn start() -> Self {
         ram::paint();
-        Self {
-            console: io::stdout().ok(),
-        }
+        Self { console: Serial }
     }
 }
 
 impl Chip for Board {
     fn show(&mut self, bytes: &[u8]) {
-        if let Some(console) = &mut self.console {
-            let _ = console.write_all(bytes);
-        }
+        self.console.send(bytes);
     }
 
     fn instructions(&self) -> u64 {
@@ -48,20 +45,9 @@ impl Chip for Board {
     }
 }
 
-fn exit(success: bool) -> ! {
-    let code = if success {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    };
-    code.exit_process();
-}
-
 /// Not linked as long as nothing can panic; the linked-symbol check of `cargo xtask firmware` relies on that.
 #[panic_handler]
 fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
-    if let Ok(mut console) = io::stdout() {
-        let _ = writeln!(console, "\n{info}");
-    }
+    let _ = writeln!(Serial, "\n{info}");
     exit(false)
 }
