@@ -10,8 +10,8 @@ use riscv_rt::entry;
 fn main() -> ! {
     static mut MEMORY: [f32; PLAN.words()] = [0.0; PLAN.words()];
     let mut board = Board::start();
+    let memory = &raw mut MEMORY;
     // SAFETY: `main` runs once, and nothing else can name the static.
-    let memory = unsafe { &mut *(&raw mut MEMORY) };
-    let done = generate(&mut board, memory);
+    let done = generate(&mut board, unsafe { &mut *memory });
     finish(&mut board, done)
 }
