@@ -29,6 +29,7 @@ pub fn small() -> Result<PathBuf> {
         d_model: 32,
         d_ffn: 72,
         n_heads: 4,
+        mini_batch: 4,
         ..small_config()
     };
     save(&config, 1, DType::T5, "small")

@@ -29,8 +29,9 @@ pub struct Board {
     pub target: &'static str,
     /// What plays it.
     pub emulator: Emulator,
-    /// Bytes of flash and of RAM that it has.
+    /// Bytes of flash that it has.
     pub flash: u64,
+    /// Bytes of RAM that it has.
     pub ram: u64,
     /// Most bytes of flash that the firmware may take without the blob.
     pub flash_limit: u64,
@@ -46,8 +47,8 @@ const CORTEX_M: Board = Board {
     emulator: ARM,
     flash: 4 << 20,
     ram: 4 << 20,
-    flash_limit: 103_000,
-    ram_limit: 8_000,
+    flash_limit: 102_000,
+    ram_limit: 6_500,
 };
 /// The same of the other family.
 const RISCV32: Board = Board {
@@ -55,6 +56,8 @@ const RISCV32: Board = Board {
     folder: "firmware-example/riscv32",
     target: "riscv32imac-unknown-none-elf",
     emulator: RISCV,
+    flash_limit: 93_000,
+    ram_limit: 6_000,
     ..CORTEX_M
 };
 
@@ -75,11 +78,13 @@ pub const BOARDS: &[Board] = &[
     Board {
         name: "cortex-m3",
         target: "thumbv7m-none-eabi",
+        flash_limit: 107_500,
         ..CORTEX_M
     },
     CORTEX_M,
     Board {
         name: "cortex-m7",
+        flash_limit: 97_000,
         ..CORTEX_M
     },
     Board {
@@ -92,12 +97,14 @@ pub const BOARDS: &[Board] = &[
         target: "thumbv8m.main-none-eabihf",
         flash: 512 << 10,
         ram: 512 << 10,
+        flash_limit: 89_000,
         ..CORTEX_M
     },
     RISCV32,
     Board {
         name: "riscv32imafc",
         target: "riscv32imafc-unknown-none-elf",
+        flash_limit: 83_000,
         ..RISCV32
     },
 ];
@@ -122,4 +129,25 @@ pub fn targets() -> Vec<&'static str> {
     targets.sort_unstable();
     targets.dedup();
     targets
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::root;
+
+    #[test]
+    fn every_board_has_a_configuration_for_its_target_and_emulator() {
+        for board in BOARDS {
+            let path = root().join(board.folder).join(board.configuration());
+            let text = std::fs::read_to_string(&path).unwrap();
+            for part in [board.target, board.emulator.program] {
+                assert!(
+                    text.contains(&format!("\"{part}")),
+                    "{}: {part}",
+                    board.name
+                );
+            }
+        }
+    }
 }
