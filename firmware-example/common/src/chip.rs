@@ -35,20 +35,20 @@ pub trait Chip {
         self.number(name, value, 10, 1);
     }
 
-    /// Shows `name=value` with at least `width` digits. Not inlined: wide divisions take flash.
-    #[inline(never)]
-    fn number(&mut self, name: &str, mut value: u64, base: u64, width: usize) {
+    /// Shows `name=value` with at least `width` digits.
+    fn number(&mut self, name: &str, mut value: u64, base: u32, width: usize) {
         let mut digits = [b'0'; 20];
         let mut used = 0;
         for digit in digits.iter_mut().rev() {
             if value == 0 && used >= width {
                 break;
             }
+            let (rest, last) = divided(value, base);
             *digit = b"0123456789abcdef"
-                .get((value % base) as usize)
+                .get(last as usize)
                 .copied()
                 .unwrap_or(b'?');
-            value /= base;
+            value = rest;
             used += 1;
         }
         let digits = digits.get(digits.len() - used..).unwrap_or(&[]);
@@ -56,4 +56,20 @@ pub trait Chip {
             self.show(part);
         }
     }
+}
+
+/// `n / d` and what is left over, bit by bit: the compiler's division of 64 bits is a kilobyte of flash. `d` is below 2^31;
+/// by 0 nothing is divided.
+#[inline(never)]
+pub fn divided(n: u64, d: u32) -> (u64, u32) {
+    let (mut quotient, mut rest) = (n, 0);
+    for _ in 0..64 {
+        rest = rest << 1 | (quotient >> 63) as u32;
+        quotient <<= 1;
+        if rest >= d && d > 0 {
+            rest -= d;
+            quotient |= 1;
+        }
+    }
+    (quotient, rest)
 }

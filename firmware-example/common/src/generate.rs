@@ -1,7 +1,7 @@
 //! Reads a prompt, learns from it, goes on in its manner and says what that cost.
 
 use crate::model::{BLOB, PROMPT, PROMPT_TOKENS, TOKENS};
-use crate::{Chip, Fault, report_ram};
+use crate::{Chip, Fault, divided, report_ram};
 use bitttt_core::{Batch, Model, Sampler, Session, Tokenizer, crc32};
 use heapless::Vec;
 
@@ -19,7 +19,7 @@ pub fn generate(chip: &mut impl Chip, memory: &mut [f32]) -> Result<(), Fault> {
     chip.hash("state_hash", session.state_hash());
     chip.count(
         "instructions_per_token",
-        instructions / TOKENS.max(1) as u64,
+        divided(instructions, TOKENS.max(1) as u32).0,
     );
     report_ram(chip);
     Ok(())

@@ -6,11 +6,13 @@
 
 mod chip;
 mod generate;
+mod kernels;
 pub mod model;
 mod self_test;
 
-pub use chip::Chip;
+pub use chip::{Chip, divided};
 pub use generate::generate;
+pub use kernels::{Room, kernels};
 pub use self_test::self_test;
 
 /// What went wrong, for people.

@@ -3,6 +3,7 @@
 //! Under `qemu-system-arm -icount shift=6` an instruction takes 64 ns of emulated time, so the timer's ticks say how many
 //! there were. On hardware it counts cycles: drop the conversion there.
 
+use bitttt_firmware::divided;
 use core::sync::atomic::{AtomicU32, Ordering};
 use cortex_m::peripheral::{SCB, SYST, syst::SystClkSource};
 use cortex_m_rt::exception;
@@ -12,7 +13,7 @@ static WRAPS: AtomicU32 = AtomicU32::new(0);
 const PERIOD: u64 = 1 << 24;
 
 /// Ticks in a microsecond.
-const MHZ: u64 = match u64::from_str_radix(env!("CLOCK_MHZ"), 10) {
+const MHZ: u32 = match u32::from_str_radix(env!("CLOCK_MHZ"), 10) {
     Ok(mhz) => mhz,
     Err(_) => panic!("build.rs sets CLOCK_MHZ to a number"),
 };
@@ -33,7 +34,7 @@ impl Clock {
 
     /// Instructions since the start.
     pub fn instructions(&self) -> u64 {
-        self.ticks() * 1000 / (64 * MHZ)
+        divided(self.ticks() * 1000, 64 * MHZ).0
     }
 
     fn ticks(&self) -> u64 {

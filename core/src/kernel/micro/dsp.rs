@@ -4,7 +4,7 @@
 use crate::kernel::{Product, at};
 use crate::kernel::{row, row_width, scalar};
 use crate::pieces::Cut;
-use core::arch::naked_asm;
+use core::arch::asm;
 use core::ops::Range;
 
 /// `i8` rows.
@@ -42,48 +42,58 @@ fn dots(rows: &[i8], width: usize, q: &[i8]) -> [i32; 4] {
 
 /// Products of four rows over their first `columns` columns: 25 instructions for 16 weights.
 ///
+/// Not a naked function like those beside it: only in the body of an ordinary one does the assembler know of an extension
+/// that a flag names.
+///
 /// # Safety
 /// Four rows, `width` apart, start at `row`; they and `q` have `columns` elements, a multiple of four and not zero.
-#[unsafe(naked)]
-unsafe extern "C" fn dots_of_words(
+#[inline(never)]
+unsafe fn dots_of_words(
     q: *const i8,
     row: *const i8,
     width: usize,
     columns: usize,
     sums: &mut [i32; 4],
 ) {
-    naked_asm!(
-        // four columns of a row: the weights' even and odd bytes times those of the activations in r11 and r12
-        ".macro bitttt_columns row, sum",
-        "ldr lr, [\\row], #4",
-        "sxtb16 r2, lr",
-        "smlad \\sum, r2, r11, \\sum",
-        "sxtb16 lr, lr, ror #8",
-        "smlad \\sum, lr, r12, \\sum",
-        ".endm",
-        "push {r4-r11, lr}",
-        "add r4, r1, r2",
-        "add r5, r4, r2",
-        "add r6, r5, r2",
-        "mov r7, #0",
-        "mov r8, #0",
-        "mov r9, #0",
-        "mov r10, #0",
-        "add r3, r0",
-        "2:",
-        "ldr lr, [r0], #4",
-        "sxtb16 r11, lr",
-        "sxtb16 r12, lr, ror #8",
-        "bitttt_columns r1, r7",
-        "bitttt_columns r4, r8",
-        "bitttt_columns r5, r9",
-        "bitttt_columns r6, r10",
-        "cmp r0, r3",
-        "bne 2b",
-        "ldr r0, [sp, #36]",
-        "stm r0, {r7-r10}",
-        "pop {r4-r11, pc}",
-        ".purgem bitttt_columns",
-        options(raw),
-    )
+    // SAFETY: the caller's; registers that are no operands come back from the stack.
+    unsafe {
+        asm!(
+            // four columns of a row: the weights' even and odd bytes times those of the activations in r11 and r12
+            ".macro bitttt_columns row, sum",
+            "ldr lr, [\\row], #4",
+            "sxtb16 r2, lr",
+            "smlad \\sum, r2, r11, \\sum",
+            "sxtb16 lr, lr, ror #8",
+            "smlad \\sum, lr, r12, \\sum",
+            ".endm",
+            "push {{r4-r12, lr}}",
+            "add r4, r1, r2",
+            "add r5, r4, r2",
+            "add r6, r5, r2",
+            "mov r7, #0",
+            "mov r8, #0",
+            "mov r9, #0",
+            "mov r10, #0",
+            "add r3, r0",
+            "2:",
+            "ldr lr, [r0], #4",
+            "sxtb16 r11, lr",
+            "sxtb16 r12, lr, ror #8",
+            "bitttt_columns r1, r7",
+            "bitttt_columns r4, r8",
+            "bitttt_columns r5, r9",
+            "bitttt_columns r6, r10",
+            "cmp r0, r3",
+            "bne 2b",
+            "ldr r0, [sp, #32]", // r12 as it was
+            "stm r0, {{r7-r10}}",
+            "pop {{r4-r12, lr}}",
+            ".purgem bitttt_columns",
+            inout("r0") q => _,
+            inout("r1") row => _,
+            inout("r2") width => _,
+            inout("r3") columns => _,
+            in("r12") sums.as_mut_ptr(),
+        );
+    }
 }

@@ -47,7 +47,7 @@ pub(super) fn build(columns: usize, tables: &mut [u32], q: &[i8], stride: usize)
 }
 
 fn build_one(table: &mut [u32], q: &[i8], stride: usize) {
-    let mut differences = [0u32; 6];
+    let mut differences = [0u32; 8]; // as many as three bits count, so that no index needs a check
     let mut carried = 0u32;
     for (difference, plane) in differences.iter_mut().skip(1).zip((0..5).rev()) {
         let q = q.get(plane * stride).map_or(0, |&q| i32::from(q) as u32);
@@ -55,23 +55,47 @@ fn build_one(table: &mut [u32], q: &[i8], stride: usize) {
         carried = carried.wrapping_add(q);
     }
     let mut entry = BASE;
-    let mut entries = STEPS.iter().map(|&step| {
-        entry = entry.wrapping_add(differences.get(usize::from(step)).map_or(0, |&d| d));
-        entry
-    });
-    for word in table {
-        let even = entries.next().unwrap_or(0);
-        *word = even | entries.next().unwrap_or(0) << 16;
+    for (word, [even, odd]) in table.iter_mut().zip(STEPS.as_chunks().0) {
+        let first = entry.wrapping_add(differences[usize::from(even & 7)]);
+        entry = first.wrapping_add(differences[usize::from(odd & 7)]);
+        *word = first | entry << 16;
     }
 }
 
-/// Adds to the sum of each row the entries of its first `columns` bytes; rows are `width` apart.
+/// Adds to the sum of each row the entries of its first `columns` bytes, eight, four or one; rows are `width` apart.
 pub(super) fn add(columns: usize, tables: &[u32], rows: &[u8], width: usize, sums: &mut [u32]) {
-    for (r, sum) in sums.iter_mut().enumerate() {
-        let bytes = rows.get(r * width..).unwrap_or(&[]);
-        for (&byte, table) in bytes.iter().zip(tables.chunks_exact(TABLE)).take(columns) {
-            let word = table.get(usize::from(byte / 2)).map_or(0, |&word| word);
-            *sum = sum.wrapping_add(word >> (16 * u32::from(byte % 2)) & 0xFFFF);
+    let entries = bytemuck::try_cast_slice(tables).unwrap_or(&[]);
+    let (tables, _) = entries.as_chunks();
+    match columns {
+        TABLES => add_columns::<TABLES>(tables, rows, width, sums),
+        4 => add_columns::<4>(tables, rows, width, sums),
+        _ => add_columns::<1>(tables, rows, width, sums),
+    }
+}
+
+fn add_columns<const N: usize>(
+    tables: &[[u16; 2 * TABLE]],
+    rows: &[u8],
+    width: usize,
+    sums: &mut [u32],
+) {
+    let Some(tables) = tables.first_chunk::<N>() else {
+        return;
+    };
+    let mut rest = rows;
+    for sum in sums {
+        if let Some(bytes) = rest.first_chunk::<N>() {
+            let entry = |j: usize| u32::from(tables[j % N][usize::from(bytes[j % N])]);
+            // written out: at `opt-level = "s"` a loop would take as long again as the look-ups
+            let mut all = entry(0);
+            if N >= 4 {
+                all += entry(1) + entry(2) + entry(3);
+            }
+            if N >= TABLES {
+                all += entry(4) + entry(5) + entry(6) + entry(7);
+            }
+            *sum = sum.wrapping_add(all);
         }
+        rest = rest.get(width..).unwrap_or(&[]);
     }
 }
