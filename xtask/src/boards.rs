@@ -29,6 +29,8 @@ pub struct Board {
     pub target: &'static str,
     /// What plays it.
     pub emulator: Emulator,
+    /// All mixers; else ttt-linear alone, and a model that needs more does not fit.
+    pub mixers: bool,
     /// Bytes of flash that it has.
     pub flash: u64,
     /// Bytes of RAM that it has.
@@ -45,6 +47,7 @@ const CORTEX_M: Board = Board {
     folder: "firmware-example/cortex-m",
     target: "thumbv7em-none-eabihf",
     emulator: ARM,
+    mixers: true,
     flash: 4 << 20,
     ram: 4 << 20,
     flash_limit: 102_000,
@@ -83,6 +86,12 @@ pub const BOARDS: &[Board] = &[
     },
     CORTEX_M,
     Board {
+        name: "cortex-m4f-linear",
+        mixers: false,
+        flash_limit: 37_500,
+        ..CORTEX_M
+    },
+    Board {
         name: "cortex-m7",
         flash_limit: 97_000,
         ..CORTEX_M
@@ -110,6 +119,11 @@ pub const BOARDS: &[Board] = &[
 ];
 
 impl Board {
+    /// The board whose figures are promised.
+    pub fn is_cortex_m4(&self) -> bool {
+        self.name == CORTEX_M.name
+    }
+
     /// Its cargo configuration: target, flags and how to start the emulator.
     pub fn configuration(&self) -> PathBuf {
         PathBuf::from("boards")
@@ -118,9 +132,17 @@ impl Board {
     }
 }
 
-/// One board of each family, for what is checked once a family.
+/// One board of each family.
 pub fn families() -> [&'static Board; 2] {
     [&CORTEX_M, &RISCV32]
+}
+
+/// Boards on which single products are counted: with and without the DSP extension, and of the other family.
+pub fn with_kernels() -> impl Iterator<Item = &'static Board> {
+    let names = ["cortex-m3", CORTEX_M.name, RISCV32.name];
+    BOARDS
+        .iter()
+        .filter(move |board| names.contains(&board.name))
 }
 
 /// Compiler targets of all boards, each once.

@@ -1,7 +1,7 @@
 //! What a linked firmware says about itself: flash that it takes, and whether anything in it could panic.
 
 use anyhow::{Context, Result, ensure};
-use object::{Object, ObjectSegment, ObjectSymbol};
+use object::{Object, ObjectSegment, ObjectSymbol, SymbolKind};
 use std::path::Path;
 
 /// Parts of symbol names that are linked only where code may panic.
@@ -21,6 +21,8 @@ pub struct Image {
     pub flash_bytes: u64,
     /// Symbols of the panic machinery.
     pub panics: Vec<String>,
+    /// Names and bytes of functions and statics.
+    pub symbols: Vec<(String, u64)>,
 }
 
 impl Image {
@@ -44,8 +46,22 @@ impl Image {
         Ok(Self {
             flash_bytes: elf.segments().map(|segment| segment.file_range().1).sum(),
             panics: panics(&names),
+            symbols: elf
+                .symbols()
+                .filter(|symbol| symbol.size() > 0)
+                .filter_map(sized)
+                .collect(),
         })
     }
+}
+
+fn sized(symbol: object::Symbol<'_, '_>) -> Option<(String, u64)> {
+    let in_flash = matches!(symbol.kind(), SymbolKind::Text | SymbolKind::Data);
+    let name = symbol.name().ok().filter(|_| in_flash)?;
+    Some((
+        format!("{:#}", rustc_demangle::demangle(name)),
+        symbol.size(),
+    ))
 }
 
 fn panics(names: &[&str]) -> Vec<String> {

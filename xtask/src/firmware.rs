@@ -1,8 +1,11 @@
 //! `cargo xtask firmware`: every board's firmware, built, emulated, measured and compared with this machine.
 
+mod kernels;
 mod row;
+mod sizes;
 mod task;
 
+pub use kernels::run as kernels;
 pub use row::Row;
 
 use crate::blob;
@@ -38,6 +41,9 @@ pub struct Options {
     /// Text to start from
     #[arg(long, value_name = "TEXT", default_value = "Ada")]
     prompt: String,
+    /// Print the flash of each module too
+    #[arg(long)]
+    sizes: bool,
     /// Tokens to generate
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..))]
     tokens: u16,
@@ -54,6 +60,10 @@ pub fn run(options: &Options) -> Result<bool> {
     let wanted = |board: &&Board| options.board.as_ref().is_none_or(|name| name == board.name);
     let boards: Vec<&Board> = BOARDS.iter().filter(wanted).collect();
     let rows = all(&boards, &job)?;
+    if options.sizes {
+        rows.iter()
+            .for_each(|row| eprintln!("{}", sizes::table(row)));
+    }
     if options.json {
         println!("{}", serde_json::to_string_pretty(&rows)?);
     }
@@ -100,7 +110,7 @@ fn try_measure(board: &Board, task: &Task<'_>, row: &mut Row) -> Result<()> {
     let output = emulate(board, toolchain, &task.job, "generate")?;
     let report = Report::parse(&output)?;
     eprintln!("{}", report.text);
-    row.read_report(board, &report, &task.expected)?;
+    row.read_report(board, &report, &task.expected, task.session_bytes)?;
     let output = emulate(board, toolchain, &task.job, "self-test")?;
     row.read_self_test(&Report::parse(&output)?, &task.expected)
 }
@@ -114,7 +124,9 @@ pub fn cargo_for(
 ) -> Command {
     let mut cargo = cargo(arguments);
     cargo
-        .args(["--release", "--locked", "--config"])
+        .args(["--release", "--locked"])
+        .args((!board.mixers).then_some("--no-default-features"))
+        .arg("--config")
         .arg(board.configuration())
         .arg("--target-dir")
         .arg(target_folder())

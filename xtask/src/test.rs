@@ -227,7 +227,8 @@ fn firmwares() -> Result<()> {
     let all: Vec<_> = BOARDS.iter().collect();
     run_on(&all, &blob::choose(None)?)?;
     run_on(&all, &blob::random(DType::T2)?)?;
-    run_on(&boards::families(), &blob::random(DType::T5)?)
+    run_on(&boards::families(), &blob::random(DType::T5)?)?;
+    firmware::kernels(&blob::choose(None)?)
 }
 
 fn run_on(boards: &[&'static Board], blob: &Path) -> Result<()> {

@@ -58,6 +58,7 @@ pub fn kernels(chip: &mut impl Chip, room: &mut Room) -> Result<(), Fault> {
         seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         *byte = ((seed >> 24) as i8).max(-127);
     }
+    chip.line(&["--- report"]);
     for (place, (rows, cols)) in SHAPES.into_iter().enumerate() {
         for kind in [Kind::T2, Kind::T5, Kind::I8] {
             let instructions = run(chip, room, kind, rows, cols)?;

@@ -27,6 +27,9 @@ pub struct Row {
     flash_bytes: Option<u64>,
     /// The same without the blob.
     engine_flash_bytes: Option<u64>,
+    /// Names and bytes of functions and statics.
+    #[serde(skip)]
+    pub(super) symbols: Vec<(String, u64)>,
     ok: bool,
     /// What is wrong where it is not ok.
     faults: Vec<String>,
@@ -41,6 +44,11 @@ impl Row {
             ok: true,
             ..Self::default()
         }
+    }
+
+    /// Name of the board.
+    pub fn board(&self) -> &'static str {
+        self.board
     }
 
     /// Whether everything is as it should be.
@@ -64,6 +72,7 @@ impl Row {
     pub fn read_image(&mut self, board: &Board, image: &Image, blob_bytes: u64) {
         let engine = image.flash_bytes.saturating_sub(blob_bytes);
         self.flash_bytes = Some(image.flash_bytes);
+        self.symbols.clone_from(&image.symbols);
         self.engine_flash_bytes = Some(engine);
         self.check(engine <= board.flash_limit, || {
             format!(
@@ -76,7 +85,7 @@ impl Row {
         });
     }
 
-    /// Takes what `generate` reports.
+    /// Takes what `generate` reports, whose session should take the `planned` bytes.
     ///
     /// # Errors
     /// Figures that are missing.
@@ -85,6 +94,7 @@ impl Row {
         board: &Board,
         report: &Report<'_>,
         expected: &Outcome,
+        planned: u64,
     ) -> Result<()> {
         let (tokens, state) = (report.hash("tokens_hash")?, report.hash("state_hash")?);
         let (ram, session) = (report.count("ram_bytes")?, report.count("session_bytes")?);
@@ -97,6 +107,9 @@ impl Row {
         let hashes = (tokens, state) == (expected.tokens_hash, expected.state_hash);
         self.check(hashes, || {
             "the hashes differ from this machine's".to_owned()
+        });
+        self.check(session == planned, || {
+            format!("a session takes {session} bytes, not {planned} as planned")
         });
         self.check(ram <= session + board.ram_limit, || {
             format!(
@@ -185,21 +198,37 @@ mod tests {
     use super::*;
     use crate::boards::BOARDS;
 
-    const EXPECTED: Outcome = Outcome {
-        tokens_hash: 1,
-        state_hash: 2,
-        prompt_state_hash: 3,
-    };
-
     fn read(tokens_hash: u32, ram_bytes: u64) -> Row {
+        let expected = Outcome {
+            tokens_hash: 1,
+            state_hash: 2,
+            prompt_state_hash: 3,
+        };
         let output = format!(
             "Ada\n--- report\ntokens_hash={tokens_hash:08x}\nstate_hash=00000002\ninstructions_per_token=5\n\
              session_bytes=1000\nstack_bytes=10\nram_bytes={ram_bytes}\nok\n"
         );
         let mut row = Row::new("a board", "a model".to_owned());
         let report = Report::parse(&output).unwrap();
-        row.read_report(&BOARDS[0], &report, &EXPECTED).unwrap();
+        row.read_report(&BOARDS[0], &report, &expected, 1000)
+            .unwrap();
         row
+    }
+
+    #[test]
+    fn a_board_whose_session_is_not_as_planned_is_not_ok() {
+        let output = "--- report\ntokens_hash=00000001\nstate_hash=00000002\ninstructions_per_token=5\n\
+             session_bytes=1004\nstack_bytes=10\nram_bytes=1014\nok\n";
+        let expected = Outcome {
+            tokens_hash: 1,
+            state_hash: 2,
+            prompt_state_hash: 3,
+        };
+        let mut row = Row::new("a board", "a model".to_owned());
+        let report = Report::parse(output).unwrap();
+        row.read_report(&BOARDS[0], &report, &expected, 1000)
+            .unwrap();
+        assert!(!row.is_ok());
     }
 
     #[test]
@@ -220,6 +249,7 @@ mod tests {
         let check = |flash_bytes, panics: &[&str]| {
             let image = Image {
                 flash_bytes,
+                symbols: Vec::new(),
                 panics: panics.iter().map(|&panic| panic.to_owned()).collect(),
             };
             let mut row = Row::new("a board", String::new());

@@ -3,7 +3,9 @@
 use crate::boards::Board;
 use crate::host::{self, Job, Outcome};
 use anyhow::{Context, Result, anyhow};
-use bitttt_core::{Batch, MemoryPlan};
+use bitttt_core::format::Mixer;
+use bitttt_core::{Batch, MemoryPlan, Model};
+use bitttt_export::AlignedCopy;
 use std::fmt;
 
 /// A job with its outcome.
@@ -13,8 +15,12 @@ pub struct Task<'a> {
     pub expected: Outcome,
     /// Length of the model's file.
     pub blob_bytes: u64,
+    /// What [`MemoryPlan`] says of a session.
+    pub session_bytes: u64,
     /// A session and its snapshot, which `self-test` holds at once.
     memory_bytes: u64,
+    /// Whether a layer's mixer is none of ttt-linear.
+    needs_mixers: bool,
 }
 
 impl<'a> Task<'a> {
@@ -28,6 +34,8 @@ impl<'a> Task<'a> {
         Ok(Self {
             expected: host::outcome(&job)?,
             blob_bytes: blob.len() as u64,
+            session_bytes: plan.bytes() as u64,
+            needs_mixers: needs_mixers(&blob),
             memory_bytes: (plan.bytes() + plan.snapshot_bytes()) as u64,
             job,
         })
@@ -35,7 +43,8 @@ impl<'a> Task<'a> {
 
     /// Whether a board has room for the model beside the firmware at its largest.
     pub fn fits(&self, board: &Board) -> bool {
-        self.blob_bytes + board.flash_limit <= board.flash
+        (board.mixers || !self.needs_mixers)
+            && self.blob_bytes + board.flash_limit <= board.flash
             && self.memory_bytes + board.ram_limit <= board.ram
     }
 
@@ -44,6 +53,14 @@ impl<'a> Task<'a> {
         let name = self.job.blob.file_name().unwrap_or_default();
         name.to_string_lossy().into_owned()
     }
+}
+
+fn needs_mixers(blob: &[u8]) -> bool {
+    let blob = AlignedCopy::of(blob);
+    Model::from_bytes(blob.bytes()).is_ok_and(|model| {
+        let mut layers = (0..model.config().n_layers).filter_map(|l| model.layer_config(l).ok());
+        layers.any(|layer| layer.mixer != Mixer::TttLinear)
+    })
 }
 
 impl fmt::Display for Task<'_> {
