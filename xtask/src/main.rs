@@ -2,6 +2,7 @@
 
 mod blob;
 mod boards;
+mod c;
 mod command;
 mod elf;
 mod firmware;

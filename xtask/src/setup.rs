@@ -1,6 +1,7 @@
 //! Brings what the tests need onto the machine, or says in one line what is missing and how to get it.
 
 use crate::boards::{BOARDS, Emulator, targets};
+use crate::c;
 use crate::command::{cargo, command, output, run, succeeds};
 use crate::machines::{AARCH64, BARE, Machine, WASM};
 use anyhow::{Result, anyhow};
@@ -146,7 +147,7 @@ pub fn everything() -> Result<bool> {
     let machines = AARCH64.iter().chain(WASM).map(Machine::set_up);
     let bare = targets().into_iter().chain(BARE.iter().copied());
     let bare = bare.map(|target| toolchain(target).map(drop));
-    let faults: Vec<_> = [nextest(), components(), mpi()]
+    let faults: Vec<_> = [nextest(), components(), mpi(), c::set_up()]
         .into_iter()
         .chain(emulators)
         .chain(machines)

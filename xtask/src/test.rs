@@ -2,6 +2,7 @@
 
 use crate::blob;
 use crate::boards::{self, BOARDS, Board};
+use crate::c;
 use crate::command::{cargo, root, run as run_command};
 use crate::firmware;
 use crate::host::Job;
@@ -44,7 +45,7 @@ pub struct Options {
 
 /// Runs everything; false where a step failed.
 pub fn run(options: &Options) -> Result<bool> {
-    let steps: [(&str, Step); 13] = [
+    let steps: [(&str, Step); 14] = [
         ("format", format),
         ("clippy", clippy),
         ("clippy, firmware", clippy_firmware),
@@ -58,6 +59,7 @@ pub fn run(options: &Options) -> Result<bool> {
         ("core without std", bare_core),
         ("docs", docs),
         ("firmware in emulators", firmwares),
+        ("C in an emulator", c_firmware),
     ];
     let strict = std::env::var("CI").is_ok_and(|ci| ci == "true");
     let only = options.only.as_deref().unwrap_or_default();
@@ -215,6 +217,20 @@ fn bare_core() -> Result<()> {
 
 fn docs() -> Result<()> {
     run_command(cargo(&["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))
+}
+
+/// The C library in a firmware that is written in C; the host's part of it is among the tests.
+fn c_firmware() -> Result<()> {
+    c::set_up().map_err(|why| skip(&why.to_string()))?;
+    let random = blob::random(DType::T2)?;
+    for blob in blob::demo().into_iter().chain([random]) {
+        c::firmware(&Job {
+            blob: &blob,
+            prompt: "Ada",
+            tokens: 40,
+        })?;
+    }
+    Ok(())
 }
 
 /// The demo, whose weights are `t5`, and a random model in `t2` on every board; one in `t5` that has what the demo has
