@@ -28,14 +28,14 @@ fn run(command: &mut Command) -> Output {
     output
 }
 
-/// Builds the static library in a folder of its own, since the usual one may be locked by who runs the tests.
+/// Builds the static library, where the crates that it consists of are built already.
 fn library() -> PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("c-library");
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
     let mut build = Command::new(env!("CARGO"));
     build
         .args(["build", "--quiet", "--package", "bitttt-c", "--lib"])
         .arg("--target-dir")
-        .arg(&folder)
+        .arg(folder)
         .env_remove("CARGO_BUILD_TARGET")
         .current_dir(here());
     run(&mut build);
