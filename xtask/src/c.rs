@@ -37,6 +37,7 @@ const COMPILER_FLAGS: &[&str] = &[
     "-ffreestanding",
     "-nostdlib",
     "-Wl,--gc-sections",
+    "-Wl,-z,noexecstack", // what the compiler does not say of its objects, and the linker warns of
     "-Wl,--fatal-warnings",
     "-Ibindings/c/include",
 ];

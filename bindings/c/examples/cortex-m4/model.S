@@ -5,5 +5,3 @@
 model:
     .incbin MODEL
 model_end:
-
-    .section .note.GNU-stack, "", %progbits
