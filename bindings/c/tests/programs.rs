@@ -122,6 +122,40 @@ fn misuse_from_c_is_refused_by_name() {
 }
 
 #[test]
+fn the_lines_in_the_readme_come_to_the_same_state() {
+    let readme = std::fs::read_to_string(here().join("../../README.md")).unwrap();
+    let (_, lines) = readme.split_once("```c\n").unwrap();
+    let (lines, _) = lines.split_once("```").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("lines.c");
+    std::fs::write(&source, format!("{BEFORE}{lines}{AFTER}")).unwrap();
+    let program = compile(source.to_str().unwrap(), folder.path());
+    let output = run(Command::new(program).arg(demo()));
+    let (_, hash) = expected(&["Ada Varga opened the door."])[0];
+    assert_eq!(output.stdout, format!("{hash:08x}").into_bytes());
+}
+
+/// What the README leaves out around its lines.
+const BEFORE: &str = "
+#include \"bitttt.h\"
+#include <stdio.h>
+int main(int argc, char **argv)
+{
+    static uint64_t file[1 << 16];
+    const uint8_t *blob = (const uint8_t *)file;
+    FILE *open = fopen(argv[argc - 1], \"rb\");
+    size_t blob_len = fread(file, 1, sizeof file, open);
+    uint32_t hash;
+";
+const AFTER: &str = "
+    fclose(open);
+    bitttt_state_hash(session, &hash);
+    printf(\"%08lx\", (unsigned long)hash);
+    return 0;
+}
+";
+
+#[test]
 fn the_header_is_c_plus_plus_too() {
     let mut cpp = compiler("c++", "-std=c++11");
     cpp.args(["-fsyntax-only", "-x", "c++"]);
