@@ -1,11 +1,11 @@
 //! The engine for C: what `bitttt.h` declares. No heap, no C library, no operating system.
 //!
-//! The data's way through: [`pointer`] turns what C passes into references and slices, or refuses it; [`blob`] answers
+//! The data's way through: [`mod@pointer`] turns what C passes into references and slices, or refuses it; [`blob`] answers
 //! what is asked before there is a session; [`session`], [`text`] and [`sampler`] are thin over the types of
 //! `bitttt_core`; [`status`] names every refusal. The doc comments of exported items are those of the header, which a
 //! test compares with this source.
 //!
-//! All `unsafe` blocks are in [`pointer`], one of them in the macro that opens each function.
+//! All `unsafe` blocks are in [`mod@pointer`], one of them in the macro that opens each function.
 #![no_std]
 // What a caller must promise is the same for all functions; the header's introduction says it once.
 #![allow(clippy::missing_safety_doc)]

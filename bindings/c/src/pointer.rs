@@ -2,7 +2,7 @@
 //!
 //! Invariant: a pointer is followed only after everything that can be checked was: it is not null, it is aligned, its
 //! length is one that an object can have, it is apart from what the session holds. That it points to as many items as
-//! C says is C's promise, which [`given!`] takes.
+//! C says is C's promise, which the macro `given!` takes.
 
 use crate::sampler::Sampler;
 use crate::session::Session;
