@@ -7,7 +7,6 @@ use bitttt_c::status::Status;
 use bitttt_core::format::header::field;
 use bitttt_core::{Batch, Model, crc32};
 use bitttt_export::AlignedCopy;
-use bitttt_export::random::small_config;
 use std::ptr::null;
 
 fn verify(bytes: &[u8]) -> Status {
@@ -75,11 +74,11 @@ fn the_plan_adds_up_and_equals_the_engines() {
 
 #[test]
 fn options_make_room_for_batch_and_context() {
-    let attention = blob(&small_config(), ATTENTION, 1);
+    let attention = blob(&tiny(), ATTENTION, 1);
     let size = |batch, context| memory_size(&attention, &Options { batch, context }).unwrap();
     let least = memory_size(&attention, null()).unwrap();
     assert_eq!(size(0, 0), least);
-    assert_eq!(size(1, small_config().context as usize), least);
+    assert_eq!(size(1, tiny().context as usize), least);
     assert!(size(16, 0) > least && size(1, 256) > least && size(1, 8) < least);
     assert_eq!(size(usize::MAX, usize::MAX), usize::MAX);
 }
@@ -98,7 +97,7 @@ fn the_config_is_the_models() {
     let expected = ModelConfig {
         vocab_size: 257,
         document_token: 0,
-        width: 48,
+        width: 12,
         layers: 1,
         heads: 3,
         mini_batch: 8,

@@ -5,7 +5,6 @@ use bitttt_c::pointer::{BITTTT_ALIGN, BITTTT_SESSION_BYTES};
 use bitttt_c::session::*;
 use bitttt_c::status::Status;
 use bitttt_core::format::Config;
-use bitttt_export::random::small_config;
 use std::ptr::{null, null_mut};
 
 #[test]
@@ -100,7 +99,7 @@ fn tokens_that_cannot_be_read_are_refused_and_nothing_is_read() {
 fn a_full_context_is_refused_until_the_session_is_reset() {
     let config = Config {
         context: 2,
-        ..small_config()
+        ..tiny()
     };
     let mut live = Live::new(blob(&config, ATTENTION, 1));
     assert!(live.prefill(&[1, 2]).is_ok());

@@ -8,9 +8,18 @@ use bitttt_export::AlignedCopy;
 use bitttt_export::random::{FULL_LAYER, blueprint, small_config};
 use std::ptr::{null, null_mut};
 
+/// So small that an interpreter of the compiler's output (Miri) runs every test within seconds.
+pub fn tiny() -> Config {
+    Config {
+        d_model: 12,
+        d_ffn: 16,
+        ..small_config()
+    }
+}
+
 /// A small model that learns, in a blob with the byte tokenizer; other seeds are other models.
 pub fn learner(seed: u64) -> AlignedCopy {
-    blob(&small_config(), FULL_LAYER, seed)
+    blob(&tiny(), FULL_LAYER, seed)
 }
 
 pub fn blob(config: &Config, layer: LayerConfig, seed: u64) -> AlignedCopy {

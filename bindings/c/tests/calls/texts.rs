@@ -4,7 +4,7 @@ use crate::support::*;
 use bitttt_c::status::Status;
 use bitttt_c::text::*;
 use bitttt_core::format::Config;
-use bitttt_export::random::{FULL_LAYER, small_config};
+use bitttt_export::random::FULL_LAYER;
 use std::ptr::{null, null_mut};
 
 #[test]
@@ -48,7 +48,7 @@ fn a_text_over_its_own_tokens_is_refused() {
 fn a_blob_without_tokenizer_has_no_text() {
     let config = Config {
         vocab_size: 100,
-        ..small_config()
+        ..tiny()
     };
     let live = Live::new(blob(&config, FULL_LAYER, 1));
     let (mut tokens, mut text, mut len) = ([0; 3], null(), 0);
