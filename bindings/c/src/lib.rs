@@ -21,7 +21,7 @@ pub mod session;
 pub mod status;
 pub mod text;
 
-/// Not linked as long as nothing can panic; the linked-symbol check of `cargo xtask test --only C` relies on that.
+/// Not linked as long as nothing can panic; the linked-symbol check of `cargo xtask test` relies on that.
 #[cfg(target_os = "none")]
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
