@@ -10,17 +10,17 @@ use std::ptr::{null, null_mut};
 #[test]
 fn what_is_no_session_or_a_moved_one_is_refused() {
     let live = Live::new(learner(1));
-    let mut copy = live.memory.clone();
     let mut zeros = vec![0u64; BITTTT_SESSION_BYTES / 8];
     let reset = |at: *mut Session| {
-        // SAFETY: null, misaligned, or memory as long as a session.
+        // SAFETY: as C must; memory that is no session is as long as one.
         unsafe { bitttt_reset(at) }
     };
     assert_eq!(reset(null_mut()), Status::Null);
     assert_eq!(reset(zeros.as_mut_ptr().cast()), Status::Session);
-    assert_eq!(reset(copy.as_mut_ptr().cast()), Status::Session);
     assert_eq!(reset(live.session.wrapping_byte_add(1)), Status::Misaligned);
     assert_eq!(reset(live.session), Status::Ok);
+    let mut copy = live.memory.clone(); // reading the memory ends its use by the session
+    assert_eq!(reset(copy.as_mut_ptr().cast()), Status::Session);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use bitttt_export::AlignedCopy;
 use bitttt_export::random::{FULL_LAYER, blueprint, small_config};
 use std::ptr::{null, null_mut};
 
-/// So small that an interpreter of the compiler's output (Miri) runs every test within a minute or so.
+/// So small that Miri, which interprets, gets through the tests.
 pub fn tiny() -> Config {
     Config {
         d_model: 12,
