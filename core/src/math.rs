@@ -67,6 +67,7 @@ pub(crate) fn clamp(x: f32, low: f32, high: f32) -> f32 {
 ///
 /// As `2^(-2j / d * log2 theta)` in integers, which carry more digits than a f32 would, in a tenth of the code of a
 /// general power.
+#[cfg_attr(bitttt_micro, inline(never))]
 pub(crate) fn rope_frequency(theta: f32, j: usize, d: usize) -> f32 {
     let power = (ratio(2 * j as u32, d as u32) * log2(theta)) >> 30; // in units of 2^-27
     let (whole, rest) = ((power >> 27) as u32, (power as u32 & 0x7FF_FFFF) << 5);

@@ -1,7 +1,7 @@
 //! What a linked firmware says about itself: flash that it takes, and whether anything in it could panic.
 
 use anyhow::{Context, Result, ensure};
-use object::{Object, ObjectSegment, ObjectSymbol, SymbolKind};
+use object::{Object, ObjectSection, ObjectSegment, ObjectSymbol, SectionKind};
 use std::path::Path;
 
 /// Parts of symbol names that are linked only where code may panic.
@@ -49,14 +49,15 @@ impl Image {
             symbols: elf
                 .symbols()
                 .filter(|symbol| symbol.size() > 0)
-                .filter_map(sized)
+                .filter_map(|symbol| sized(&elf, symbol))
                 .collect(),
         })
     }
 }
 
-fn sized(symbol: object::Symbol<'_, '_>) -> Option<(String, u64)> {
-    let in_flash = matches!(symbol.kind(), SymbolKind::Text | SymbolKind::Data);
+fn sized(elf: &object::File<'_>, symbol: object::Symbol<'_, '_>) -> Option<(String, u64)> {
+    let section = elf.section_by_index(symbol.section_index()?).ok()?;
+    let in_flash = section.kind() != SectionKind::UninitializedData;
     let name = symbol.name().ok().filter(|_| in_flash)?;
     Some((
         format!("{:#}", rustc_demangle::demangle(name)),

@@ -27,7 +27,11 @@ pub fn table(row: &Row) -> String {
 
 /// Crate and first module of a symbol; of an `impl`, those of the type.
 fn module(name: &str) -> String {
-    let path = name.trim_start_matches(['<', '&']);
+    let path = match name.trim_start_matches(['<', '&']) {
+        "" => "constants",
+        anonymous if anonymous.starts_with(".Lanon") => "constants",
+        path => path,
+    };
     let mut parts = path.split("::").map(|part| {
         let end = part.find(|c: char| !c.is_alphanumeric() && c != '_');
         part.get(..end.unwrap_or(part.len())).unwrap_or(part)

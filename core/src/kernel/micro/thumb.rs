@@ -2,6 +2,7 @@
 //! load of its sum and the next.
 
 use super::table::{TABLE, TABLES};
+use crate::pieces::Cut;
 use core::arch::naked_asm;
 
 /// As [`super::table::build`].
@@ -17,7 +18,7 @@ pub(super) fn add(columns: usize, tables: &[u32], rows: &[u8], width: usize, sum
     let add = match columns {
         TABLES => add_8,
         4 => add_4,
-        _ => return super::table::add(columns, tables, rows, width, sums),
+        _ => return add_slowly(columns, tables, rows, width, sums),
     };
     let quads = sums.len() & !3;
     let end = quads
@@ -40,13 +41,19 @@ pub(super) fn add(columns: usize, tables: &[u32], rows: &[u8], width: usize, sum
             )
         };
     }
-    super::table::add(
-        columns,
-        tables,
-        rows.get(quads * width..).unwrap_or(&[]),
-        width,
-        rest,
-    );
+    if rest.is_empty() {
+        return;
+    }
+    let rest_of_rows = rows.get(quads * width..).unwrap_or(&[]);
+    add_slowly(columns, tables, rest_of_rows, width, rest);
+}
+
+/// Column by column: the few columns and rows that are left over.
+fn add_slowly(columns: usize, tables: &[u32], rows: &[u8], width: usize, sums: &mut [u32]) {
+    for (column, table) in tables.pieces(TABLE).take(columns).enumerate() {
+        let bytes = rows.get(column..).unwrap_or(&[]);
+        super::table::add(1, table, bytes, width, sums);
+    }
 }
 
 /// Builds tables: 220 instructions each.
