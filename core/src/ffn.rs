@@ -2,7 +2,7 @@
 
 use crate::block::Block;
 use crate::format::Role;
-use crate::kernel::parallel::split_tokens;
+use crate::kernel::parallel::{nothing, split_tokens};
 use crate::workspace::{Pass, Workspace};
 
 /// Runs `n` tokens: `space.x` holds the normed input and receives the result.
@@ -16,8 +16,8 @@ pub(crate) fn forward(block: &Block<'_, '_>, pass: &Pass<'_>, space: &mut Worksp
     let (w_gate, w_up) = (block.own(Role::FfnGate), block.own(Role::FfnUp));
     let products = [(&w_gate, &mut *gate), (&w_up, &mut *up)];
     pass.matmul(&space.quantised, space.x, products);
-    let rows = [(&mut *gate, d_ffn), (up, d_ffn)];
-    split_tokens(pass.parallel, pass.tokens, rows, &|_, [gate, up]| {
+    let rows = [(&mut *gate, d_ffn), (up, d_ffn), nothing()];
+    split_tokens(pass.parallel, pass.tokens, rows, &|_, [gate, up, _]| {
         pass.backend.activate(gate, up, config.activation);
     });
     if let Some(gain) = block.floats(Role::FfnSubNorm) {

@@ -1,7 +1,7 @@
 //! A session's scratch memory, cut for one pass.
 
 use crate::format::Config;
-use crate::kernel::parallel::{Shared, split_tokens};
+use crate::kernel::parallel::{Shared, nothing, split_tokens};
 use crate::kernel::{Backend, Parallel, Quantised, lanes};
 use crate::math::modulo;
 use crate::memory::{Batch, MemoryPlan, padded};
@@ -43,11 +43,16 @@ impl Pass<'_> {
     /// RMSNorm of each row of `x [n, width]`.
     pub fn rms_norm(&self, x: &mut [f32], gain: Floats<'_>) {
         let width = gain.len();
-        split_tokens(self.parallel, self.tokens, [(x, width)], &|_, [x]| {
-            for row in x.pieces_mut(width) {
-                self.backend.rms_norm(row, gain, self.config.norm_eps);
-            }
-        });
+        split_tokens(
+            self.parallel,
+            self.tokens,
+            [(x, width), nothing(), nothing()],
+            &|_, [x, ..]| {
+                for row in x.pieces_mut(width) {
+                    self.backend.rms_norm(row, gain, self.config.norm_eps);
+                }
+            },
+        );
     }
 
     /// `x = RMSNorm(h)` for rows of `h [n, D]`.

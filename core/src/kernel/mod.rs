@@ -213,6 +213,11 @@ impl Backend {
             x,
             out: Shared::new(out),
         });
+        self.multiply(parallel, &products);
+    }
+
+    /// Cuts the rows of all products into parts.
+    fn multiply(self, parallel: &dyn Parallel, products: &[Product<'_>]) {
         let units = |p: &Product<'_>| p.m.rows.div_ceil(UNIT);
         let total: usize = products.iter().map(units).sum();
         let work: usize = products.iter().map(Product::work).sum();
@@ -221,7 +226,7 @@ impl Backend {
         let run = |part: usize| {
             let own = parallel::share(part, parts, total);
             let (mut from, mut to) = (own.start, own.end);
-            for product in &products {
+            for product in products {
                 let rows = from * UNIT..(to * UNIT).min(product.m.rows);
                 if rows.start < rows.end {
                     self.product(product, rows);

@@ -140,13 +140,18 @@ pub(crate) fn share(i: usize, parts: usize, total: usize) -> Range<usize> {
 /// Fewest tokens of a part: their norms and functions are worth a hand-off, those of a single token are not.
 const MIN_TOKENS: usize = 8;
 
+/// No slice, where [`split_tokens`] takes one.
+pub(crate) fn nothing() -> (&'static mut [f32], usize) {
+    (&mut [], 0)
+}
+
 /// Cuts slices of `each` elements a token into ranges of tokens and runs `part(first token, slices)` on them.
 #[cfg_attr(bitttt_micro, inline(never))]
-pub(crate) fn split_tokens<const C: usize>(
+pub(crate) fn split_tokens(
     parallel: &dyn Parallel,
     tokens: usize,
-    owned: [(&mut [f32], usize); C],
-    part: &(dyn Fn(usize, [&mut [f32]; C]) + Sync),
+    owned: [(&mut [f32], usize); 3],
+    part: &(dyn Fn(usize, [&mut [f32]; 3]) + Sync),
 ) {
     let parts = parallel.width().min(tokens / MIN_TOKENS);
     if parts < 2 {
