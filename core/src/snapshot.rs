@@ -7,6 +7,7 @@ use crate::checksum::Crc32;
 use crate::format::Mixer;
 use crate::format::read::{f32_at, u16_at, u32_at, u64_at};
 use crate::memory::{histories_words, layer_state};
+use crate::pieces::Cut;
 use crate::session::Session;
 use core::fmt;
 use core::ops::Range;
@@ -190,7 +191,7 @@ impl Session<'_, '_> {
         }
         self.state
             .iter_mut()
-            .zip(body.chunks_exact(4))
+            .zip(body.pieces(4))
             .for_each(|(to, from)| *to = f32_at(from, 0));
         self.take_up(&info);
         Ok(())

@@ -14,15 +14,16 @@ pub(crate) const LANES: usize = 16;
 
 /// `sum_e term(a_e, b_e)`: element `e` into lane `e mod 16`, ascending, then lanes `l + 8`, `+ 4`, `+ 2`, `+ 1`.
 #[inline(always)]
-pub(crate) fn reduce(a: &[f32], b: &[f32], term: impl Fn(f32, f32) -> f32) -> f32 {
+fn reduce<T: Copy>(a: &[T], b: &[f32], term: impl Fn(T, f32) -> f32) -> f32 {
     let mut lanes = [0.0f32; LANES];
-    let (mut a, mut b) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    for (a, b) in a.by_ref().zip(b.by_ref()) {
+    let (a, a_rest) = a.as_chunks::<LANES>();
+    let (b, b_rest) = b.as_chunks::<LANES>();
+    for (a, b) in a.iter().zip(b) {
         for ((lane, &a), &b) in lanes.iter_mut().zip(a).zip(b) {
             *lane += term(a, b);
         }
     }
-    for ((lane, &a), &b) in lanes.iter_mut().zip(a.remainder()).zip(b.remainder()) {
+    for ((lane, &a), &b) in lanes.iter_mut().zip(a_rest).zip(b_rest) {
         *lane += term(a, b);
     }
     tree(lanes, |a, b| a + b)
@@ -310,13 +311,7 @@ pub(crate) fn dot_stored(weights: Floats<'_>, x: &[f32]) -> f32 {
 
 #[inline(always)]
 fn dot_f16(row: &[u16], x: &[f32]) -> f32 {
-    let mut lanes = [0.0f32; LANES];
-    for (row, x) in row.chunks(LANES).zip(x.chunks(LANES)) {
-        for ((lane, &w), &x) in lanes.iter_mut().zip(row).zip(x) {
-            *lane += widened(w) * x;
-        }
-    }
-    tree(lanes, |a, b| a + b)
+    reduce(row, x, |w, x| widened(w) * x)
 }
 
 /// `exp((x_e - max) / temperature)` in place: the sampler's unnormalised probabilities. NaN counts as impossible.
@@ -334,9 +329,8 @@ pub(crate) fn softmax_terms(x: &mut [f32], max: f32, temperature: f32) {
 /// Rotates adjacent pairs of a head by the angles of `row = [c_0, s_0, …]` (Su et al. 2021, RoFormer).
 #[inline(always)]
 pub(crate) fn rotate(x: &mut [f32], row: &[f32]) {
-    for (pair, angle) in x.chunks_exact_mut(2).zip(row.chunks_exact(2)) {
-        if let ([a, b], [c, s]) = (pair, angle) {
-            (*a, *b) = (*a * c - *b * s, *a * s + *b * c);
-        }
+    let pairs = x.as_chunks_mut::<2>().0.iter_mut();
+    for ([a, b], [c, s]) in pairs.zip(row.as_chunks::<2>().0) {
+        (*a, *b) = (*a * c - *b * s, *a * s + *b * c);
     }
 }

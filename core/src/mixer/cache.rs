@@ -7,6 +7,7 @@ use crate::kernel::attention::{SLACK, Tile};
 use crate::math::modulo;
 use crate::memory::TILE;
 use crate::model::Floats;
+use crate::pieces::Cut;
 
 /// Reading beyond the last row of values meets keys: a tile of the narrowest head at least.
 const _: () = assert!(SLACK <= 2 * TILE);
@@ -67,11 +68,16 @@ fn store<T: Copy + Default>(
     };
     narrow(value, values.get_mut(slot * d..).unwrap_or_default());
     let tile = keys.get_mut(slot / TILE * TILE * d..).unwrap_or_default();
-    for (rows, key) in tile.chunks_mut(TILE * BLOCK).zip(key.chunks(BLOCK)) {
+    let mut rest = tile;
+    for key in key.parts(BLOCK) {
+        let (rows, behind) = core::mem::take(&mut rest)
+            .split_at_mut_checked(TILE * key.len())
+            .unwrap_or_default();
+        rest = behind;
         let mut column = [T::default(); BLOCK];
         narrow(key, &mut column);
         let elements = column.iter().take(key.len());
-        for (row, &k) in rows.chunks_exact_mut(TILE).zip(elements) {
+        for (row, &k) in rows.pieces_mut(TILE).zip(elements) {
             if let Some(to) = row.get_mut(slot % TILE) {
                 *to = k;
             }

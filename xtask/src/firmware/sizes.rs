@@ -32,6 +32,7 @@ fn module(name: &str) -> String {
         anonymous if anonymous.starts_with(".Lanon") => "constants",
         path => path,
     };
+    let path = path.split([' ', '>']).next().unwrap_or(path);
     let mut parts = path.split("::").map(|part| {
         let end = part.find(|c: char| !c.is_alphanumeric() && c != '_');
         part.get(..end.unwrap_or(part.len())).unwrap_or(part)
