@@ -16,14 +16,14 @@ pub(crate) const LANES: usize = 16;
 #[inline(always)]
 fn reduce<T: Copy>(a: &[T], b: &[f32], term: impl Fn(T, f32) -> f32) -> f32 {
     let mut lanes = [0.0f32; LANES];
-    let (a, a_rest) = a.as_chunks::<LANES>();
-    let (b, b_rest) = b.as_chunks::<LANES>();
-    for (a, b) in a.iter().zip(b) {
+    let (mut a, mut b) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+    // no `zip`: on a microcontroller it stays a call that divides
+    while let (Some(a), Some(b)) = (a.next(), b.next()) {
         for ((lane, &a), &b) in lanes.iter_mut().zip(a).zip(b) {
             *lane += term(a, b);
         }
     }
-    for ((lane, &a), &b) in lanes.iter_mut().zip(a_rest).zip(b_rest) {
+    for ((lane, &a), &b) in lanes.iter_mut().zip(a.remainder()).zip(b.remainder()) {
         *lane += term(a, b);
     }
     tree(lanes, |a, b| a + b)
@@ -132,7 +132,8 @@ pub(crate) const WIDE: bool = cfg!(any(
     target_arch = "wasm32"
 ));
 
-/// Elements `at..at + N` of [`axpys`].
+/// Elements `at..at + N` of [`axpys`]. Only where there are registers: there `chunks_exact`, whose end is compared once a
+/// row, is worth its division.
 #[inline(always)]
 fn axpys_block<const N: usize>(y: &mut [f32], at: usize, rows: &[f32], c: impl Fn(usize) -> f32) {
     let d = y.len().max(1);
@@ -140,7 +141,7 @@ fn axpys_block<const N: usize>(y: &mut [f32], at: usize, rows: &[f32], c: impl F
         return;
     };
     let mut sums = *y;
-    for (i, row) in rows.pieces(d).enumerate() {
+    for (i, row) in rows.chunks_exact(d).enumerate() {
         if let Some(row) = row.get(at..).and_then(|row| row.first_chunk::<N>()) {
             let c = c(i);
             sums.iter_mut().zip(row).for_each(|(y, &x)| *y += c * x);
@@ -165,7 +166,7 @@ fn axpys_two_block<const N: usize>(
         return;
     };
     let (mut ys, mut zs) = (*y, *z);
-    for (i, row) in rows.pieces(d).enumerate() {
+    for (i, row) in rows.chunks_exact(d).enumerate() {
         if let Some(row) = row.get(at..).and_then(|row| row.first_chunk::<N>()) {
             let [a, b] = c(i);
             ys.iter_mut().zip(row).for_each(|(y, &x)| *y += a * x);

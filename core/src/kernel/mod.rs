@@ -332,8 +332,8 @@ fn rows<const R: usize>(
 ) {
     let mut r = range.start;
     while r + R <= range.end {
-        let codes = p.q.codes.pieces(p.q.stride);
-        for (t, ((codes, &token), &sum)) in codes.zip(p.q.scales).zip(p.q.sums).enumerate() {
+        for (t, (&token, &sum)) in p.q.scales.iter().zip(p.q.sums).enumerate() {
+            let codes = row(p.q.codes, t, p.q.stride);
             let sums = dot(r, codes, sum);
             for (i, (out, sum)) in p.out(t, r..r + R).iter_mut().zip(sums).enumerate() {
                 *out = sum as f32 * (token * scale(r + i));
