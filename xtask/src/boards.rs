@@ -50,7 +50,7 @@ const CORTEX_M: Board = Board {
     mixers: true,
     flash: 4 << 20,
     ram: 4 << 20,
-    flash_limit: 46_000,
+    flash_limit: 44_400,
     ram_limit: 4_000,
 };
 /// The same of the other family.
@@ -59,7 +59,7 @@ const RISCV32: Board = Board {
     folder: "firmware-example/riscv32",
     target: "riscv32imac-unknown-none-elf",
     emulator: RISCV,
-    flash_limit: 54_800,
+    flash_limit: 53_200,
     ram_limit: 4_000,
     ..CORTEX_M
 };
@@ -71,37 +71,37 @@ pub const BOARDS: &[Board] = &[
         target: "thumbv6m-none-eabi",
         flash: 256 << 10,
         ram: 16 << 10,
-        flash_limit: 46_700,
+        flash_limit: 45_200,
         ..CORTEX_M
     },
     Board {
         name: "cortex-m0plus",
         target: "thumbv6m-none-eabi",
-        flash_limit: 46_700,
+        flash_limit: 45_200,
         ..CORTEX_M
     },
     Board {
         name: "cortex-m3",
         target: "thumbv7m-none-eabi",
-        flash_limit: 48_000,
+        flash_limit: 46_500,
         ..CORTEX_M
     },
     CORTEX_M,
     Board {
         name: "cortex-m4f-linear",
         mixers: false,
-        flash_limit: 38_000,
+        flash_limit: 36_400,
         ..CORTEX_M
     },
     Board {
         name: "cortex-m7",
-        flash_limit: 47_300,
+        flash_limit: 45_700,
         ..CORTEX_M
     },
     Board {
         name: "cortex-m33",
         target: "thumbv8m.main-none-eabihf",
-        flash_limit: 47_600,
+        flash_limit: 46_000,
         ..CORTEX_M
     },
     Board {
@@ -109,14 +109,14 @@ pub const BOARDS: &[Board] = &[
         target: "thumbv8m.main-none-eabihf",
         flash: 512 << 10,
         ram: 512 << 10,
-        flash_limit: 47_000,
+        flash_limit: 45_300,
         ..CORTEX_M
     },
     RISCV32,
     Board {
         name: "riscv32imafc",
         target: "riscv32imafc-unknown-none-elf",
-        flash_limit: 49_100,
+        flash_limit: 47_400,
         ..RISCV32
     },
 ];

@@ -10,9 +10,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// Flash of the engine on a Cortex-M4F, as `cargo xtask firmware` measures it, rounded up.
-pub const ENGINE_FLASH: usize = 100 * 1024;
+pub const ENGINE_FLASH: usize = 44 * 1024;
 /// Stack that a session's calls take on a Cortex-M4F at most, as painted, rounded up.
-pub const STACK: usize = 6 * 1024;
+pub const STACK: usize = 4 * 1024;
 
 /// Tell what a model needs on a device, part by part, and whether it fits
 #[derive(clap::Args, Clone, Debug)]
