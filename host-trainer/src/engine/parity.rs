@@ -16,8 +16,11 @@ use candle_core::{Device, Tensor};
 use serde::Serialize;
 use std::collections::HashMap;
 
-/// Least share of positions at which both name the same most probable token.
+/// Least share of positions at which both name the same most probable token, near ties aside.
 pub const MIN_TOP1: f64 = 0.98;
+/// Nats by which the trainer may prefer another token than the core's. A sensor's neighbouring symbols often are as
+/// probable as each other, and which of them is ahead says nothing about an engine.
+pub const NEAR_TIE: f32 = 0.05;
 /// Largest difference of the mean loss, in nats a token.
 pub const MAX_LOSS_DIFFERENCE: f64 = 0.01;
 /// Largest mean difference of logits, as a share of their standard deviation.
@@ -34,7 +37,7 @@ pub struct Parity {
     pub mean_logit_difference: f64,
     /// Standard deviation of the logits, to judge the differences by.
     pub logit_deviation: f64,
-    /// Share of positions with the same most probable token.
+    /// Share of positions with the same most probable token, or one within [`NEAR_TIE`] of it.
     pub top1_agreement: f64,
     /// Mean loss of the core, nats a token.
     pub loss_core: f64,
@@ -123,7 +126,8 @@ impl Sums {
         }
         self.logits += core.len();
         self.positions += 1;
-        self.agreed += usize::from(argmax(core) == argmax(trainer));
+        let of = |token: u32| trainer[token as usize];
+        self.agreed += usize::from(of(argmax(trainer)) - of(argmax(core)) <= NEAR_TIE);
         self.loss_core += f64::from(cross_entropy(core, target));
         self.loss_trainer += f64::from(cross_entropy(trainer, target));
     }

@@ -1,0 +1,119 @@
+//! The tables.
+
+use crate::detect::{Detector, Settings, Trace};
+use crate::figures::{Detection, Mean, bits_at, block_bits};
+use crate::series::Series;
+
+/// Most alarms that are listed.
+const LISTED: usize = 20;
+
+/// Prints everything. `runs` are the detectors' traces of the series.
+pub fn print(detectors: &[Detector], all: &[Series], runs: &[Vec<Trace>], settings: &Settings) {
+    let samples: usize = all.iter().map(|s| s.samples.len()).sum();
+    let bad: usize = all.iter().map(|s| s.bad.len()).sum();
+    println!("{} series, {samples} samples, {bad} anomalies", all.len());
+    bits(detectors, all, runs);
+    by_position(detectors, all, runs);
+    detection(detectors, all, runs, settings);
+    if bad == 0 {
+        alarms(all, &runs[0]);
+    }
+}
+
+fn bits(detectors: &[Detector], all: &[Series], runs: &[Vec<Trace>]) {
+    println!("\nbits a sample where nothing is wrong        mean             above learning");
+    let blocks = |traces: &[Trace]| -> Vec<f64> {
+        let pairs = all.iter().zip(traces);
+        pairs
+            .flat_map(|(series, trace)| block_bits(series, trace))
+            .collect()
+    };
+    let first = blocks(&runs[0]);
+    for (detector, traces) in detectors.iter().zip(runs) {
+        let own = blocks(traces);
+        if !own.is_empty() {
+            let (mean, above) = (Mean::of(&own), Mean::difference(&own, &first));
+            println!(
+                "{:<36} {:>7.3} ± {:.3} {:>+12.3} ± {:.3}",
+                detector.name(),
+                mean.mean,
+                mean.error,
+                above.mean,
+                above.error
+            );
+        }
+    }
+}
+
+fn by_position(detectors: &[Detector], all: &[Series], runs: &[Vec<Trace>]) {
+    let longest = all.iter().map(|s| s.samples.len()).max().unwrap_or(0);
+    println!("\nbits a sample by position   learning  frozen");
+    let frozen = detectors
+        .iter()
+        .position(|d| *d == Detector::Frozen)
+        .unwrap_or(0);
+    let (mut from, mut to) = (0, 64);
+    while from < longest {
+        let at = |run: usize| bits_at(all, &runs[run], from..to);
+        println!(
+            "{:>25} {:>9.3} {:>8.3}",
+            format!("{from}-{}", to.min(longest)),
+            at(0),
+            at(frozen)
+        );
+        (from, to) = (to, to * 2);
+    }
+}
+
+fn detection(detectors: &[Detector], all: &[Series], runs: &[Vec<Trace>], settings: &Settings) {
+    println!(
+        "\nanomalies                    ROC area         above learning   found    delay  false alarms per 1,000"
+    );
+    let detect = |traces: &[Trace]| {
+        let mut found = Detection::default();
+        for (series, trace) in all.iter().zip(traces) {
+            let (from, after) = (settings.long as usize, settings.long as usize / 4);
+            found.add(series, &trace.verdicts, from, after);
+        }
+        found
+    };
+    let first = detect(&runs[0]);
+    for (detector, traces) in detectors.iter().zip(runs) {
+        let own = detect(traces);
+        let (area, above) = (
+            Mean::of(&own.areas),
+            Mean::difference(&own.areas, &first.areas),
+        );
+        println!(
+            "{:<24} {:>6.3} ± {:.3} {:>+12.3} ± {:.3} {:>3} of {:<3} {:>6} {:>12.2}",
+            detector.name(),
+            area.mean,
+            area.error,
+            above.mean,
+            above.error,
+            own.found(),
+            own.areas.len(),
+            own.delay().map_or("-".into(), |d| d.to_string()),
+            own.false_alarms as f64 * 1000.0 / own.usual as f64
+        );
+    }
+}
+
+/// Where the learning model raised the alarm.
+fn alarms(all: &[Series], traces: &[Trace]) {
+    println!("\nalarms of the learning model");
+    for (series, trace) in all.iter().zip(traces) {
+        let raised =
+            |&at: &usize| trace.verdicts[at].alarm && (at == 0 || !trace.verdicts[at - 1].alarm);
+        for at in (0..trace.verdicts.len()).filter(raised).take(LISTED) {
+            println!(
+                "{}, line {}: {}, expected {:.3}, score {:.1}",
+                series.name,
+                series.first_line + at,
+                series.samples[at],
+                trace.expected[at],
+                trace.verdicts[at].score
+            );
+        }
+    }
+}
