@@ -16,7 +16,10 @@ pub struct Reading {
     pub expected: f32,
     /// `-log2` of the probability that its symbol had.
     pub bits: f32,
-    /// [`Verdict::score`](crate::Verdict::score) of those bits.
+    /// Bits that were expected: the entropy of the prediction.
+    pub entropy: f32,
+    /// [`Verdict::score`](crate::Verdict::score) of the bits above the entropy: what is hard to predict by its nature, and
+    /// known to be, is no anomaly.
     pub score: f32,
     /// [`Verdict::alarm`](crate::Verdict::alarm).
     pub alarm: bool,
@@ -59,6 +62,8 @@ pub struct Monitor<'m, 's> {
     score: Score,
     /// Probabilities of the next symbol.
     next: [f32; SYMBOLS],
+    /// Their entropy in bits.
+    entropy: f32,
 }
 
 impl<'m, 's> Monitor<'m, 's> {
@@ -77,6 +82,7 @@ impl<'m, 's> Monitor<'m, 's> {
             quantizer,
             score,
             next: [1.0 / SYMBOLS as f32; SYMBOLS],
+            entropy: libm::log2f(SYMBOLS as f32),
         };
         monitor.check_alphabet()?;
         if monitor.session.position() == 0 {
@@ -94,13 +100,14 @@ impl<'m, 's> Monitor<'m, 's> {
         let symbol = self.quantizer.symbol(sample);
         let p = self.next.get(usize::from(symbol)).copied();
         let bits = -libm::log2f(p.unwrap_or(0.0).max(1e-9));
-        let expected = self.expected();
+        let (expected, entropy) = (self.expected(), self.entropy);
         self.predict(token(symbol))?;
-        let verdict = self.score.update(bits);
+        let verdict = self.score.update(bits - entropy);
         Ok(Reading {
             symbol,
             expected,
             bits,
+            entropy,
             score: verdict.score,
             alarm: verdict.alarm,
         })
@@ -143,12 +150,15 @@ impl<'m, 's> Monitor<'m, 's> {
             .iter()
             .take(SYMBOLS)
             .fold(f32::MIN, |max, x| x.max(max));
-        let mut sum = 0.0;
+        let (mut sum, mut weighted) = (0.0, 0.0);
         for (p, logit) in self.next.iter_mut().zip(symbols) {
-            *p = libm::expf(logit - largest);
+            let below = logit - largest;
+            *p = libm::expf(below);
             sum += *p;
+            weighted += *p * below;
         }
         self.next.iter_mut().for_each(|p| *p /= sum);
+        self.entropy = libm::log2f(sum) - weighted / sum * core::f32::consts::LOG2_E;
         Ok(())
     }
 }

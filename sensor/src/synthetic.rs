@@ -10,7 +10,7 @@ use rand_pcg::rand_core::Rng;
 /// What can go wrong with a [`Machine`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// It runs a quarter faster.
+    /// It runs, or wanders, half as fast again.
     Speed,
     /// Something loose hits once in seven samples.
     Knock,
@@ -88,7 +88,7 @@ impl Machine {
         };
         let fault = self.fault;
         let faster = if fault == Some(Fault::Speed) {
-            1.25
+            1.5
         } else {
             1.0
         };
@@ -96,7 +96,7 @@ impl Machine {
         if fault == Some(Fault::Knock) && self.time.is_multiple_of(7) {
             x += 1.0;
         }
-        self.drift = self.drift * self.wander.0 + self.wander.1 * self.normal();
+        self.drift = self.drift * self.wander.0 + faster * self.wander.1 * self.normal();
         let noise = match fault {
             Some(Fault::Noise) => (self.noise * 3.0).max(0.1),
             _ => self.noise,

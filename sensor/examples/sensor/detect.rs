@@ -17,6 +17,9 @@ pub struct Settings {
     /// Deviations that raise the alarm
     #[arg(long, value_name = "X", default_value_t = 5.0)]
     pub threshold: f32,
+    /// Detectors are also compared at thresholds with so many false alarms in 1,000 samples
+    #[arg(long, value_name = "X", default_value_t = 0.5)]
+    pub false_alarms: f64,
     /// After so many samples one of the models stops learning
     #[arg(long, value_name = "N", default_value_t = 2048)]
     pub settle: usize,

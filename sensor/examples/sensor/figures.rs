@@ -2,7 +2,6 @@
 
 use crate::detect::Trace;
 use crate::series::Series;
-use bitttt_sensor::Verdict;
 use std::ops::Range;
 
 /// Samples of a block: long against what neighbours have in common.
@@ -71,54 +70,114 @@ pub fn bits_at(all: &[Series], traces: &[Trace], place: Range<usize>) -> f64 {
     sum / n as f64
 }
 
-/// How well a trace tells anomalies from the usual.
-#[derive(Debug, Default)]
-pub struct Detection {
-    /// Of each anomaly: share of pairs of a sample in it and a usual one in which its score is higher (area under the
-    /// ROC curve).
-    pub areas: Vec<f64>,
-    /// Of each anomaly: samples until the alarm was up, if it was.
-    pub delays: Vec<Option<usize>>,
-    /// Alarms raised outside anomalies.
-    pub false_alarms: usize,
-    /// Samples in which they could be.
-    pub usual: usize,
+/// How well scores tell anomalies from the usual.
+pub struct Detection<'a> {
+    all: &'a [Series],
+    /// Of each series.
+    scores: Vec<Vec<f32>>,
+    /// Where nothing is wrong and nothing was shortly before.
+    usual: Vec<Vec<usize>>,
+    /// Scores before have not settled.
+    from: usize,
 }
 
-impl Detection {
-    /// Adds a series. Samples count from `from` on, when scores have settled, and after an anomaly once `after` are past.
-    pub fn add(&mut self, series: &Series, verdicts: &[Verdict], from: usize, after: usize) {
-        let counts = |at: &usize| usual(series, *at, after);
-        let places: Vec<usize> = (from..verdicts.len()).filter(counts).collect();
-        let raised = |at: usize| verdicts[at].alarm && !verdicts[at.saturating_sub(1)].alarm;
-        self.false_alarms += places.iter().filter(|&&at| raised(at)).count();
-        self.usual += places.len();
-        let mut scores: Vec<f32> = places.iter().map(|&at| verdicts[at].score).collect();
-        scores.sort_by(f32::total_cmp);
-        for bad in series.bad.iter().filter(|bad| bad.start >= from) {
-            let inside = &verdicts[bad.clone()];
-            self.areas.push(area(inside, &scores));
-            self.delays.push(inside.iter().position(|v| v.alarm));
+/// What alarms at some threshold are worth.
+pub struct Outcome {
+    /// Anomalies in which the alarm was up.
+    pub found: usize,
+    /// Median of the samples until it was.
+    pub delay: Option<usize>,
+    /// Alarms raised where nothing is wrong, in 1,000 samples.
+    pub false_alarms: f64,
+}
+
+impl<'a> Detection<'a> {
+    /// Samples count from `from` on, and after an anomaly once `after` are past.
+    pub fn new(all: &'a [Series], traces: &[Trace], from: usize, after: usize) -> Self {
+        let places = |s: &Series| {
+            (from..s.samples.len())
+                .filter(|&at| usual(s, at, after))
+                .collect()
+        };
+        Self {
+            all,
+            scores: traces
+                .iter()
+                .map(|t| t.verdicts.iter().map(|v| v.score).collect())
+                .collect(),
+            usual: all.iter().map(places).collect(),
+            from,
         }
     }
 
-    /// Anomalies in which the alarm was up.
-    pub fn found(&self) -> usize {
-        self.delays.iter().flatten().count()
+    /// Of each anomaly: share of pairs of a sample in it and a usual one of the same series in which its score is higher
+    /// (area under the ROC curve).
+    pub fn areas(&self) -> Vec<f64> {
+        let mut areas = Vec::new();
+        for ((series, scores), usual) in self.all.iter().zip(&self.scores).zip(&self.usual) {
+            let mut sorted: Vec<f32> = usual.iter().map(|&at| scores[at]).collect();
+            sorted.sort_by(f32::total_cmp);
+            let inside = self.anomalies(series).map(|bad| &scores[bad]);
+            areas.extend(inside.map(|inside| area(inside, &sorted)));
+        }
+        areas
     }
 
-    /// Median of the delays of those.
-    pub fn delay(&self) -> Option<usize> {
-        let mut delays: Vec<usize> = self.delays.iter().flatten().copied().collect();
+    /// The lowest threshold, in tenths of a deviation, with no more than so many false alarms in 1,000 samples. At such
+    /// thresholds detectors can be compared.
+    pub fn threshold(&self, false_alarms: f64) -> f32 {
+        let mut all = (5..1000).map(|tenths| tenths as f32 / 10.0);
+        let quiet = all.find(|&t| self.at(t).false_alarms <= false_alarms);
+        quiet.unwrap_or(f32::INFINITY)
+    }
+
+    /// With the alarm at this threshold.
+    pub fn at(&self, threshold: f32) -> Outcome {
+        let (mut raised, mut samples, mut delays) = (0, 0, Vec::new());
+        for ((series, scores), usual) in self.all.iter().zip(&self.scores).zip(&self.usual) {
+            let up = alarms(scores, threshold);
+            raised += usual
+                .iter()
+                .filter(|&&at| up[at] && !up[at.saturating_sub(1)])
+                .count();
+            samples += usual.len();
+            delays.extend(
+                self.anomalies(series)
+                    .filter_map(|bad| up[bad].iter().position(|&up| up)),
+            );
+        }
         delays.sort_unstable();
-        delays.get(delays.len() / 2).copied()
+        Outcome {
+            found: delays.len(),
+            delay: delays.get(delays.len() / 2).copied(),
+            false_alarms: raised as f64 * 1000.0 / samples as f64,
+        }
+    }
+
+    fn anomalies(&self, series: &'a Series) -> impl Iterator<Item = Range<usize>> + use<'a> {
+        let from = self.from;
+        series
+            .bad
+            .iter()
+            .filter(move |bad| bad.start >= from)
+            .cloned()
     }
 }
 
-fn area(inside: &[Verdict], usual: &[f32]) -> f64 {
-    let below = |v: &Verdict| {
-        let lower = usual.partition_point(|s| *s < v.score);
-        let not_higher = usual.partition_point(|s| *s <= v.score);
+/// Where the alarm is up: as `bitttt_sensor::Score` has it, at any threshold.
+fn alarms(scores: &[f32], threshold: f32) -> Vec<bool> {
+    let mut up = false;
+    let next = |&score: &f32| {
+        up = score >= if up { threshold / 2.0 } else { threshold };
+        up
+    };
+    scores.iter().map(next).collect()
+}
+
+fn area(inside: &[f32], usual: &[f32]) -> f64 {
+    let below = |score: &f32| {
+        let lower = usual.partition_point(|s| s < score);
+        let not_higher = usual.partition_point(|s| s <= score);
         (lower + not_higher) as f64 / 2.0
     };
     inside.iter().map(below).sum::<f64>() / (inside.len() * usual.len()) as f64

@@ -1,7 +1,7 @@
 //! The tables.
 
 use crate::detect::{Detector, Settings, Trace};
-use crate::figures::{Detection, Mean, bits_at, block_bits};
+use crate::figures::{Detection, Mean, Outcome, bits_at, block_bits};
 use crate::series::Series;
 
 /// Most alarms that are listed.
@@ -14,8 +14,9 @@ pub fn print(detectors: &[Detector], all: &[Series], runs: &[Vec<Trace>], settin
     println!("{} series, {samples} samples, {bad} anomalies", all.len());
     bits(detectors, all, runs);
     by_position(detectors, all, runs);
-    detection(detectors, all, runs, settings);
-    if bad == 0 {
+    if bad > 0 {
+        detection(detectors, all, runs, settings);
+    } else {
         alarms(all, &runs[0]);
     }
 }
@@ -66,35 +67,38 @@ fn by_position(detectors: &[Detector], all: &[Series], runs: &[Vec<Trace>]) {
 }
 
 fn detection(detectors: &[Detector], all: &[Series], runs: &[Vec<Trace>], settings: &Settings) {
+    let (from, after) = (settings.long as usize, settings.long as usize / 4);
+    let detect = |traces| Detection::new(all, traces, from, after);
+    let first = detect(&runs[0]).areas();
     println!(
-        "\nanomalies                    ROC area         above learning   found    delay  false alarms per 1,000"
+        "\nanomalies                    ROC area         above learning   {:<29} at {} false alarms per 1,000",
+        format!("at threshold {}", settings.threshold),
+        settings.false_alarms
     );
-    let detect = |traces: &[Trace]| {
-        let mut found = Detection::default();
-        for (series, trace) in all.iter().zip(traces) {
-            let (from, after) = (settings.long as usize, settings.long as usize / 4);
-            found.add(series, &trace.verdicts, from, after);
-        }
-        found
-    };
-    let first = detect(&runs[0]);
+    println!(
+        "{:67}found delay  false per 1,000    threshold found delay",
+        ""
+    );
     for (detector, traces) in detectors.iter().zip(runs) {
         let own = detect(traces);
-        let (area, above) = (
-            Mean::of(&own.areas),
-            Mean::difference(&own.areas, &first.areas),
-        );
+        let areas = own.areas();
+        let (area, above) = (Mean::of(&areas), Mean::difference(&areas, &first));
+        let fair = own.threshold(settings.false_alarms);
+        let (set, equal) = (own.at(settings.threshold), own.at(fair));
+        let delay = |o: &Outcome| o.delay.map_or("-".into(), |d| d.to_string());
         println!(
-            "{:<24} {:>6.3} ± {:.3} {:>+12.3} ± {:.3} {:>3} of {:<3} {:>6} {:>12.2}",
+            "{:<24} {:>7.3} ± {:.3} {:>+12.3} ± {:.3} {:>10} {:>5} {:>16.2} {:>12.1} {:>5} {:>5}",
             detector.name(),
             area.mean,
             area.error,
             above.mean,
             above.error,
-            own.found(),
-            own.areas.len(),
-            own.delay().map_or("-".into(), |d| d.to_string()),
-            own.false_alarms as f64 * 1000.0 / own.usual as f64
+            set.found,
+            delay(&set),
+            set.false_alarms,
+            fair,
+            equal.found,
+            delay(&equal)
         );
     }
 }

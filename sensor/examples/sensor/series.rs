@@ -115,7 +115,7 @@ impl Series {
 /// What is put wrong, on purpose and at known places.
 #[derive(clap::Args)]
 pub struct Injection {
-    /// Put stretches of this file's column into the series
+    /// Put stretches of this file's column into the series, shifted to the mean of what they replace
     #[arg(long, value_name = "FILE", requires = "csv")]
     splice: Option<PathBuf>,
     /// Multiply stretches' distance from the quantiser's centre: a sensor that came loose
@@ -184,9 +184,16 @@ fn splice(samples: &mut [f32], places: &[Range<usize>], other: &[f32]) -> Result
             .checked_sub(place.len())
             .context("the other series is shorter than a stretch")?;
         let from = room * i / places.len();
-        samples[place.clone()].copy_from_slice(&other[from..from + place.len()]);
+        let stretch = &other[from..from + place.len()];
+        let shift = mean(&samples[place.clone()]) - mean(stretch);
+        let pairs = samples[place.clone()].iter_mut().zip(stretch);
+        pairs.for_each(|(to, x)| *to = x + shift);
     }
     Ok(())
+}
+
+fn mean(samples: &[f32]) -> f32 {
+    samples.iter().sum::<f32>() / samples.len() as f32
 }
 
 /// Column `number` of a file and the line it begins in: the first, or the second where the first is not a number.
