@@ -43,18 +43,20 @@ fn learning_lowers_the_loss_on_an_unseen_machine() {
     };
     let gains = (UNSEEN..UNSEEN + 6).map(|s| last(s, Learning::Frozen) - last(s, Learning::On));
     let gains: Vec<f32> = gains.collect();
-    assert!(gains.iter().sum::<f32>() > 0.6, "{gains:?}");
+    assert!(gains.iter().sum::<f32>() > 1.5, "{gains:?}");
 }
 
 #[test]
-fn a_fault_raises_an_alarm_that_was_not_up_before() {
+fn a_fault_soon_raises_the_alarm_on_most_unseen_machines() {
     let blob = blob("sensor.bttt");
-    for seed in UNSEEN..UNSEEN + 3 {
-        let readings = watch(&blob, seed, Fault::Knock, Learning::On);
+    let delay = |seed| {
+        let readings = watch(&blob, seed, Fault::Noise, Learning::On);
         assert!(!readings[USUAL - 1].alarm, "machine {seed}");
-        let after = readings[USUAL..].iter().position(|r| r.alarm);
-        assert!(after.is_some_and(|n| n < 100), "machine {seed}: {after:?}");
-    }
+        readings[USUAL..].iter().position(|r| r.alarm)
+    };
+    let delays: Vec<_> = (UNSEEN..UNSEEN + 10).map(delay).collect();
+    let soon = delays.iter().flatten().filter(|&&delay| delay < 50);
+    assert!(soon.count() >= 7, "{delays:?}");
 }
 
 #[test]

@@ -83,9 +83,9 @@ pub struct Detection<'a> {
 
 /// What alarms at some threshold are worth.
 pub struct Outcome {
-    /// Anomalies in which the alarm was up.
+    /// Anomalies in which the alarm was raised; one that was up before does not count.
     pub found: usize,
-    /// Median of the samples until it was.
+    /// Median of the samples until it was, among those.
     pub delay: Option<usize>,
     /// Alarms raised where nothing is wrong, in 1,000 samples.
     pub false_alarms: f64,
@@ -136,15 +136,11 @@ impl<'a> Detection<'a> {
         let (mut raised, mut samples, mut delays) = (0, 0, Vec::new());
         for ((series, scores), usual) in self.all.iter().zip(&self.scores).zip(&self.usual) {
             let up = alarms(scores, threshold);
-            raised += usual
-                .iter()
-                .filter(|&&at| up[at] && !up[at.saturating_sub(1)])
-                .count();
+            let raises = |&at: &usize| up[at] && !up[at.saturating_sub(1)];
+            raised += usual.iter().filter(|at| raises(at)).count();
             samples += usual.len();
-            delays.extend(
-                self.anomalies(series)
-                    .filter_map(|bad| up[bad].iter().position(|&up| up)),
-            );
+            let delay = |mut bad: Range<usize>| bad.position(|at| raises(&at));
+            delays.extend(self.anomalies(series).filter_map(delay));
         }
         delays.sort_unstable();
         Outcome {
