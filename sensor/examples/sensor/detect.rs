@@ -43,6 +43,7 @@ pub enum Detector {
 }
 
 /// What came of a series, sample by sample.
+#[derive(Default)]
 pub struct Trace {
     /// Bits that the sample took; of detectors with a model only.
     pub bits: Vec<f32>,
@@ -115,16 +116,6 @@ impl Detector {
             });
         }
         Ok(trace)
-    }
-}
-
-impl Default for Trace {
-    fn default() -> Self {
-        Self {
-            bits: Vec::new(),
-            verdicts: Vec::new(),
-            expected: Vec::new(),
-        }
     }
 }
 
