@@ -14,7 +14,10 @@ pub struct Source {
     /// The column of the samples, from 1
     #[arg(long, value_name = "N", default_value_t = 2)]
     pub column: usize,
-    /// Quantise about this value instead of what the first samples show
+    /// Mean absolute deviation to expect, instead of what the first samples show
+    #[arg(long, value_name = "X")]
+    pub scale: Option<f32>,
+    /// With --scale: the value to expect
     #[arg(
         long,
         value_name = "X",
@@ -22,9 +25,6 @@ pub struct Source {
         allow_negative_numbers = true
     )]
     pub centre: Option<f32>,
-    /// With --centre: the mean absolute deviation to expect
-    #[arg(long, value_name = "X", requires = "centre")]
-    pub scale: Option<f32>,
     /// Samples at a series' start that set its quantiser and are not watched; with --centre none
     #[arg(long, value_name = "N", default_value_t = 512)]
     pub calibrate: usize,
@@ -76,15 +76,17 @@ impl Source {
     }
 
     fn calibrated(&self, name: String, mut samples: Vec<f32>, line: usize) -> Result<Series> {
-        let (quantizer, used) = match self.centre.zip(self.scale) {
-            Some((centre, scale)) => (Quantizer::new(centre, scale), 0),
-            None => {
-                let used = self.calibrate.min(samples.len());
-                (Quantizer::of(&samples[..used]), used)
-            }
+        let used = match self.centre {
+            Some(_) => 0,
+            None => self.calibrate.min(samples.len()),
+        };
+        let first = &samples[..used];
+        let quantizer = match self.scale {
+            Some(scale) => Quantizer::new(self.centre.unwrap_or_else(|| mean(first)), scale),
+            None => Quantizer::of(first),
         };
         let quantizer = quantizer.with_context(|| {
-            format!("{name}: the first {used} samples do not vary; set --calibrate, or --centre and --scale")
+            format!("{name}: the first {used} samples do not vary; set --calibrate, or --scale")
         })?;
         samples.drain(..used);
         ensure!(
