@@ -146,3 +146,20 @@ impl Sums {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_token_agrees_where_the_trainer_holds_it_as_probable_and_nowhere_else() {
+        let agreement = |core: [f32; 3], trainer: [f32; 3]| {
+            let mut sums = Sums::default();
+            sums.add(&core, &trainer, 0);
+            sums.finish().top1_agreement
+        };
+        assert_eq!(agreement([1.0, 1.01, 0.0], [1.01, 1.0, 0.0]), 1.0);
+        assert_eq!(agreement([1.0, 1.2, 0.0], [1.2, 1.0, 0.0]), 0.0);
+        assert_eq!(agreement([0.0, 1.0, 0.0], [0.0, f32::NAN, 0.0]), 0.0);
+    }
+}
