@@ -29,14 +29,38 @@ const fn step(b: usize) -> u8 {
     step
 }
 
-static STEPS: [u8; 256] = {
-    let mut steps = [0; 256];
-    let mut b = 0;
-    while b < steps.len() {
-        steps[b] = step(b);
-        b += 1;
+/// A word's difference from the one before it: the steps to its even entry, two, and to the odd one, of which the second
+/// step to the even one is the first.
+type Kind = [u8; 3];
+
+const fn kind(word: usize) -> Kind {
+    let b = 2 * word;
+    [if b == 0 { 0 } else { step(b - 1) }, step(b), step(b + 1)]
+}
+
+const fn same(a: Kind, b: Kind) -> bool {
+    a[0] == b[0] && a[1] == b[1] && a[2] == b[2]
+}
+
+/// Kinds of words that there are.
+const KINDS: usize = 25;
+
+/// The kinds, and which of them each word is.
+static WORDS: ([Kind; KINDS], [u8; TABLE]) = {
+    let (mut kinds, mut of, mut known, mut word) = ([[0; 3]; KINDS], [0; TABLE], 0, 0);
+    while word < TABLE {
+        let mut place = 0;
+        while place < known && !same(kinds[place], kind(word)) {
+            place += 1;
+        }
+        if place == known {
+            kinds[known] = kind(word);
+            known += 1;
+        }
+        of[word] = place as u8;
+        word += 1;
     }
-    steps
+    (kinds, of)
 };
 
 /// Builds the tables of `columns` columns, whose five activations are `stride` apart in `q`.
@@ -54,11 +78,16 @@ fn build_one(table: &mut [u32], q: &[i8], stride: usize) {
         *difference = q.wrapping_sub(carried.wrapping_mul(2));
         carried = carried.wrapping_add(q);
     }
-    let mut entry = BASE;
-    for (word, [even, odd]) in table.iter_mut().zip(STEPS.as_chunks().0) {
-        let first = entry.wrapping_add(differences[usize::from(even & 7)]);
-        entry = first.wrapping_add(differences[usize::from(odd & 7)]);
-        *word = first | entry << 16;
+    let mut words = [0u32; KINDS.next_power_of_two()]; // an index of five bits needs no check
+    let difference = |step: u8| differences[usize::from(step & 7)];
+    for (word, &[a, b, c]) in words.iter_mut().zip(&WORDS.0) {
+        let (a, b, c) = (difference(a), difference(b), difference(c));
+        *word = a.wrapping_add(b).wrapping_add(b.wrapping_add(c) << 16);
+    }
+    let mut word = BASE | BASE << 16;
+    for (to, &kind) in table.iter_mut().zip(&WORDS.1) {
+        word = word.wrapping_add(words[usize::from(kind) % words.len()]);
+        *to = word;
     }
 }
 
