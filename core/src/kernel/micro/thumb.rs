@@ -121,6 +121,22 @@ unsafe extern "C" fn build_tables(tables: *mut u32, q: *const i8, stride: usize,
     )
 }
 
+/// The assembler's macro `bitttt_look_up`, and the beginning of `bitttt_row`: the first four bytes of the row at r1.
+macro_rules! four_look_ups {
+    () => {
+        ".macro bitttt_look_up sum, byte, table
+        ldrb lr, [r1, #\\byte]
+        ldrh lr, [\\table, lr, lsl #1]
+        add \\sum, lr
+        .endm
+        .macro bitttt_row sum
+        bitttt_look_up \\sum, 0, r0
+        bitttt_look_up \\sum, 1, r4
+        bitttt_look_up \\sum, 2, r5
+        bitttt_look_up \\sum, 3, r6"
+    };
+}
+
 /// Adds the entries of eight bytes to each row's sum: 27 instructions a row.
 ///
 /// # Safety
@@ -135,16 +151,7 @@ unsafe extern "C" fn add_8(
     rows: usize,
 ) {
     naked_asm!(
-        ".macro bitttt_look_up sum, byte, table",
-        "ldrb lr, [r1, #\\byte]",
-        "ldrh lr, [\\table, lr, lsl #1]",
-        "add \\sum, lr",
-        ".endm",
-        ".macro bitttt_row sum",
-        "bitttt_look_up \\sum, 0, r0",
-        "bitttt_look_up \\sum, 1, r4",
-        "bitttt_look_up \\sum, 2, r5",
-        "bitttt_look_up \\sum, 3, r6",
+        four_look_ups!(),
         "bitttt_look_up \\sum, 4, r7",
         "bitttt_look_up \\sum, 5, r8",
         "bitttt_look_up \\sum, 6, r9",
@@ -194,16 +201,7 @@ unsafe extern "C" fn add_4(
     rows: usize,
 ) {
     naked_asm!(
-        ".macro bitttt_look_up sum, byte, table",
-        "ldrb lr, [r1, #\\byte]",
-        "ldrh lr, [\\table, lr, lsl #1]",
-        "add \\sum, lr",
-        ".endm",
-        ".macro bitttt_row sum",
-        "bitttt_look_up \\sum, 0, r0",
-        "bitttt_look_up \\sum, 1, r4",
-        "bitttt_look_up \\sum, 2, r5",
-        "bitttt_look_up \\sum, 3, r6",
+        four_look_ups!(),
         "add r1, r2",
         ".endm",
         "push {r4-r11, lr}",
