@@ -302,9 +302,9 @@ impl<'m, 's> Session<'m, 's> {
             batch,
             ..
         } = self;
-        let (config, backend) = (*model.config(), *backend);
+        let (config, backend) = (model.config(), *backend);
         let pass = Pass {
-            config: &config,
+            config,
             backend,
             parallel: *parallel,
             tokens: tokens.len(),
@@ -312,10 +312,10 @@ impl<'m, 's> Session<'m, 's> {
             batch: *batch,
             learning: *learning == Learning::On,
         };
-        let mut space = Workspace::cut(scratch, plan, &config, tokens.len());
+        let mut space = Workspace::cut(scratch, plan, config, tokens.len());
         embed(&model.embed(), tokens, space.h);
         for_each_layer(model, *batch, state, |block, state, _| {
-            let (state, ffn_history) = mixer::split_history(&config, block.record.ffn_conv, state);
+            let (state, ffn_history) = mixer::split_history(config, block.record.ffn_conv, state);
             pass.normed(space.h, space.x, block.gain(Role::MixerNorm));
             *dropped = dropped.saturating_add(mixer::forward(block, &pass, state, &mut space));
             backend.add(space.h, space.hidden);
@@ -400,11 +400,11 @@ fn for_each_layer<'m>(
     state: &mut [f32],
     mut run: impl FnMut(&Block<'_, 'm>, &mut [f32], &Config),
 ) {
-    let config = *model.config();
+    let config = model.config();
     let mut cutter = Cutter(state);
     for block in (0..config.n_layers).map_while(|layer| model.block(layer)) {
-        let own = cutter.take(layer_state(&config, &block.record, batch));
-        run(&block, own, &config);
+        let own = cutter.take(layer_state(config, &block.record, batch));
+        run(&block, own, config);
     }
 }
 
