@@ -205,11 +205,13 @@ fn clippy_machines() -> Result<()> {
 
 /// The boards' targets are built for by their firmware.
 fn bare_core() -> Result<()> {
-    for &target in BARE {
+    let boards = boards::families().map(|board| board.target);
+    for target in BARE.iter().copied().chain(boards) {
         let toolchain = toolchain(target)?;
-        let packages = ["--package", "bitttt-core", "--package", "bitttt-store"];
         let mut build = cargo(&["build", "--target", target]);
-        build.args(packages);
+        for package in ["bitttt-core", "bitttt-store", "bitttt-sensor"] {
+            build.args(["--package", package]);
+        }
         toolchain.apply(&mut build, target);
         run_command(&mut build)?;
     }
