@@ -22,7 +22,7 @@ const fn step(b: usize) -> u8 {
         return 0;
     }
     let mut step = 1;
-    while v % 3 == 0 {
+    while v.is_multiple_of(3) {
         v /= 3;
         step += 1;
     }
