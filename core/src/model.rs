@@ -248,6 +248,7 @@ impl<'a> Model<'a> {
         }
     }
 
+    #[cfg_attr(bitttt_micro, inline(never))]
     pub(crate) fn entry(&self, index: u32) -> Entry {
         const ABSENT: Entry = Entry {
             role: 0,

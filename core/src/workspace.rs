@@ -70,6 +70,7 @@ impl Pass<'_> {
     }
 
     /// Place in its mini-batch of the pass's token `t`.
+    #[cfg_attr(bitttt_micro, inline(never))]
     pub fn place(&self, t: usize) -> usize {
         let mini_batch = u32::from(self.config.mini_batch);
         modulo(self.position.wrapping_add(t as u64), mini_batch) as usize

@@ -19,6 +19,7 @@ pub const fn u32_at(bytes: &[u8], at: usize) -> u32 {
 }
 
 /// Little-endian u64 at `at`.
+#[cfg_attr(bitttt_micro, inline(never))]
 pub const fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u32_at(bytes, at) as u64 | (u32_at(bytes, at.saturating_add(4)) as u64) << 32
 }

@@ -251,7 +251,8 @@ impl Queries<'_> {
         self.query.read(token).get(range).unwrap_or(&[])
     }
 
-    #[inline(always)]
+    #[cfg_attr(bitttt_micro, inline(never))]
+    #[cfg_attr(not(bitttt_micro), inline(always))]
     fn out(&mut self, row: usize) -> &mut [f32] {
         let (token, head) = self.place(row);
         let range = head * self.d..(head + 1) * self.d;
