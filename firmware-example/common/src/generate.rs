@@ -10,11 +10,9 @@ use heapless::Vec;
 /// # Errors
 /// What about the model or the memory is not as it should be.
 pub fn generate(chip: &mut impl Chip, memory: &mut [f32]) -> Result<(), Fault> {
-    let model = Model::from_bytes(BLOB).map_err(|_| "the blob is not a model of this version")?;
-    model.verify().map_err(|_| "the blob is damaged")?;
-    let tokenizer = model.tokenizer().ok_or("the blob has no tokenizer")?;
-    let mut session =
-        Session::new(model, Batch::ONE, memory).map_err(|_| "session memory is too short")?;
+    let mut session = open(memory)?;
+    let tokenizer = session.model().tokenizer();
+    let tokenizer = tokenizer.ok_or("the blob has no tokenizer")?;
     let instructions = run(chip, &mut session, &tokenizer)?;
     chip.hash("state_hash", session.state_hash());
     chip.count(
@@ -23,6 +21,14 @@ pub fn generate(chip: &mut impl Chip, memory: &mut [f32]) -> Result<(), Fault> {
     );
     report_ram(chip);
     Ok(())
+}
+
+/// Checks the blob and starts a session on it. Not inlined: what it holds on the stack is gone when the model runs.
+#[inline(never)]
+fn open(memory: &mut [f32]) -> Result<Session<'static, '_>, Fault> {
+    let model = Model::from_bytes(BLOB).map_err(|_| "the blob is not a model of this version")?;
+    model.verify().map_err(|_| "the blob is damaged")?;
+    Session::new(model, Batch::ONE, memory).map_err(|_| "session memory is too short")
 }
 
 /// Shows tokens as they come; returns the instructions spent on them, showing not counted.
