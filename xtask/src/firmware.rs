@@ -1,11 +1,13 @@
 //! `cargo xtask firmware`: every board's firmware, built, emulated, measured and compared with this machine.
 
 mod kernels;
+mod monitor;
 mod row;
 mod sizes;
 mod task;
 
 pub use kernels::run as kernels;
+pub use monitor::run as monitor;
 pub use row::Row;
 
 use crate::blob;

@@ -247,6 +247,7 @@ fn firmwares() -> Result<()> {
     run_on(&all, &blob::choose(None)?)?;
     run_on(&all, &blob::random(DType::T2)?)?;
     run_on(&boards::families(), &blob::random(DType::T5)?)?;
+    firmware::monitor()?;
     firmware::kernels(&blob::choose(None)?)
 }
 

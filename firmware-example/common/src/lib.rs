@@ -8,11 +8,13 @@ mod chip;
 mod generate;
 mod kernels;
 pub mod model;
+mod monitor;
 mod self_test;
 
 pub use chip::{Chip, divided};
 pub use generate::generate;
 pub use kernels::{Room, kernels};
+pub use monitor::monitor;
 pub use self_test::self_test;
 
 /// What went wrong, for people.
