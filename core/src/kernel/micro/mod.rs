@@ -5,8 +5,9 @@
 //! integer product: the results are those of `scalar`.
 //!
 //! Which way: `t5` always takes tables. A table costs about 220 instructions (Thumb-2) and saves about 20 for each row
-//! that looks into it, so it pays from some ten rows on, and matrices have more. `t2` and `i8` have no byte that
-//! is worth a table: with the DSP extension two weights are multiplied at a time, elsewhere the plain loops run.
+//! that looks into it, so it pays from some ten rows on, and matrices have more. `i8` has no byte that is worth a table:
+//! with the DSP extension two weights are multiplied at a time. Everything else, `t2` too, which is for hosts, runs the
+//! plain loops of `scalar`.
 
 #[cfg(bitttt_dsp)]
 mod dsp;
