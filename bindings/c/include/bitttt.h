@@ -134,6 +134,8 @@ typedef struct bitttt_memory_plan {
   size_t hidden;
   /// Quantised activations.
   size_t quantised;
+  /// Look-up tables of products with `t5` weights.
+  size_t tables;
   /// Temporaries of the mixers' heads.
   size_t head;
   /// Logits.
@@ -164,7 +166,7 @@ typedef struct bitttt_sampling {
 extern "C" {
 #endif // __cplusplus
 
-/// Reads every byte of a blob: checksums, codes, padding. About 20 instructions a byte; once after flashing is enough.
+/// Reads every byte of a blob: checksums, codes, padding. About 75 instructions a byte on a microcontroller; once after flashing is enough.
 ///
 /// `blob`: `blob_len` bytes, 4-byte aligned.
 /// Errors: those of a blob.

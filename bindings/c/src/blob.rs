@@ -71,6 +71,8 @@ pub struct Plan {
     pub hidden: usize,
     /// Quantised activations.
     pub quantised: usize,
+    /// Look-up tables of products with `t5` weights.
+    pub tables: usize,
     /// Temporaries of the mixers' heads.
     pub head: usize,
     /// Logits.
@@ -91,6 +93,7 @@ impl From<MemoryPlan> for Plan {
             residual: bytes(plan.residual),
             hidden: bytes(plan.hidden),
             quantised: bytes(plan.quantised),
+            tables: bytes(plan.tables),
             head: bytes(plan.head),
             logits: bytes(plan.logits),
             snapshot: plan.snapshot_bytes(),
@@ -98,7 +101,7 @@ impl From<MemoryPlan> for Plan {
     }
 }
 
-/// Reads every byte of a blob: checksums, codes, padding. About 20 instructions a byte; once after flashing is enough.
+/// Reads every byte of a blob: checksums, codes, padding. About 75 instructions a byte on a microcontroller; once after flashing is enough.
 ///
 /// `blob`: `blob_len` bytes, 4-byte aligned.
 /// Errors: those of a blob.

@@ -64,7 +64,7 @@ fn the_plan_adds_up_and_equals_the_engines() {
         plan.assume_init()
     };
     let parts = plan.session + plan.state + plan.rope + plan.angles + plan.residual + plan.hidden;
-    let sum = parts + plan.quantised + plan.head + plan.logits;
+    let sum = parts + plan.quantised + plan.tables + plan.head + plan.logits;
     let engine = Model::from_bytes(bytes).unwrap().memory(Batch::ONE);
     assert_eq!(plan.memory, sum);
     assert_eq!(plan.memory, engine.bytes() + BITTTT_SESSION_BYTES);

@@ -23,7 +23,7 @@ pub fn learner(seed: u64) -> AlignedCopy {
 }
 
 pub fn blob(config: &Config, layer: LayerConfig, seed: u64) -> AlignedCopy {
-    let blueprint = blueprint(config, &[layer], DType::T2, seed);
+    let blueprint = blueprint(config, &[layer], DType::T5, seed); // with every part of a plan
     AlignedCopy::of(&blueprint.to_bytes().unwrap())
 }
 
