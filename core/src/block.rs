@@ -3,7 +3,7 @@
 //! Nothing is looked up ahead: views of all of a block's tensors are half a kilobyte of stack, and a look-up costs less than
 //! a row of a matrix. The functions that look up are never inlined, which would cost 3 kB of flash.
 
-use crate::format::{Entry, LayerConfig, Role};
+use crate::format::{Entry, LayerConfig, Mixer, Role};
 use crate::model::{Floats, Matrix, Model, cast};
 
 /// A block of a model.
@@ -84,7 +84,7 @@ impl<'m, 'a> Block<'m, 'a> {
             ln_bias: self.vector(Role::LnBias)?,
             start: self.both(Role::W0, Role::U0),
             decay: self.vector(Role::Decay),
-            second: if cfg!(feature = "ttt-mlp") {
+            second: if Mixer::TttMlp.is_built() {
                 self.both(Role::W1, Role::U1)
             } else {
                 None

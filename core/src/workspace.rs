@@ -110,7 +110,7 @@ pub(crate) struct Activations<'s> {
 impl Activations<'_> {
     /// Quantises `x [n, width]`, a token a row.
     pub fn fill(&mut self, backend: Backend, parallel: &dyn Parallel, x: &[f32], width: usize) {
-        let stride = self.stride; // checked for zero inside, where the compiler sees it and leaves out a panic
+        let stride = self.stride;
         self.tokens = x.len() / width.max(1);
         let codes = words(self.codes);
         let sums = words(self.sums);

@@ -3,19 +3,18 @@
 
 use crate::command::{cargo, command, output_within, root, run};
 use crate::elf::Image;
+use crate::firmware::EMULATION_LIMIT;
 use crate::host::{self, Job};
 use crate::report::Report;
 use crate::setup::{program, toolchain};
 use anyhow::{Context, Result, ensure};
 use bitttt_core::{Batch, MemoryPlan};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 const TARGET: &str = "thumbv7em-none-eabihf";
 const PROFILE: &str = "firmware";
 const COMPILER: &str = "arm-none-eabi-gcc";
 const EMULATOR: &str = "qemu-system-arm";
-const EMULATION_LIMIT: Duration = Duration::from_secs(300);
 
 /// Sources of the firmware.
 const FOLDER: &str = "bindings/c/examples/cortex-m4";

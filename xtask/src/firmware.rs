@@ -25,7 +25,7 @@ use std::time::Duration;
 use task::Task;
 
 /// An emulated board runs about 10^8 instructions a second.
-const EMULATION_LIMIT: Duration = Duration::from_secs(300);
+pub const EMULATION_LIMIT: Duration = Duration::from_secs(300);
 
 /// Arguments of the command.
 #[derive(clap::Args)]

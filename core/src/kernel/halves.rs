@@ -1,7 +1,6 @@
 //! Keys and values as a cache stores them: f32, or binary16 by integer arithmetic that vectorises and is the same on every
 //! target.
 
-use super::lanes::copy;
 use crate::model::Floats;
 
 /// An element as stored.
@@ -30,10 +29,7 @@ impl Stored for u16 {
 /// Widens a tile's keys or values, exactly.
 #[inline(always)]
 pub(crate) fn widen_tile(from: Floats<'_>, to: &mut [f32]) {
-    match from {
-        Floats::F16(from) => to.iter_mut().zip(from).for_each(|(to, &x)| *to = x.widen()),
-        Floats::F32(from) => copy(to, from),
-    }
+    from.copy_to(to);
 }
 
 /// Narrows to binary16: rounded to even, held within the finite numbers, NaN as 0.

@@ -196,21 +196,16 @@ pub(crate) fn rms_norm(x: &mut [f32], gain: Floats<'_>, eps: f32) {
     let mean = dot(x, x) / x.len() as f32;
     let scale = 1.0 / sqrt(mean + eps);
     match gain {
-        Floats::F32(gain) => gained(x, scale, gain.iter().copied()),
-        Floats::F16(gain) => gained(x, scale, gain.iter().map(|&bits| widened(bits))),
+        Floats::F32(gain) => gained(x, scale, gain),
+        Floats::F16(gain) => gained(x, scale, gain),
     }
 }
 
 #[inline(always)]
-fn gained(x: &mut [f32], scale: f32, gain: impl Iterator<Item = f32>) {
+fn gained<T: Stored>(x: &mut [f32], scale: f32, gain: &[T]) {
     x.iter_mut()
         .zip(gain)
-        .for_each(|(x, g)| *x = (*x * scale) * g);
-}
-
-#[inline(always)]
-fn widened(bits: u16) -> f32 {
-    bits.widen()
+        .for_each(|(x, g)| *x = (*x * scale) * g.widen());
 }
 
 /// Absmax quantisation to int8 (BitNet b1.58, section 2): `q = round_half_even(x * (127 / a))`, `a = max|x|`.
@@ -247,13 +242,13 @@ pub(crate) fn quantise(x: &[f32], codes: &mut [i8]) -> (f32, i32) {
 #[inline(always)]
 pub(crate) fn conv(x: &mut [f32], history: &mut [f32], taps: Floats<'_>) {
     match taps {
-        Floats::F32(taps) => conv_with(x, history, taps, |tap| tap),
-        Floats::F16(taps) => conv_with(x, history, taps, widened),
+        Floats::F32(taps) => conv_with(x, history, taps),
+        Floats::F16(taps) => conv_with(x, history, taps),
     }
 }
 
 #[inline(always)]
-fn conv_with<T: Copy>(x: &mut [f32], history: &mut [f32], taps: &[T], wide: impl Fn(T) -> f32) {
+fn conv_with<T: Stored>(x: &mut [f32], history: &mut [f32], taps: &[T]) {
     let d = x.len();
     let (Some((s0, rest)), Some((w0, taps))) =
         (history.split_at_mut_checked(d), taps.split_at_checked(d))
@@ -272,7 +267,7 @@ fn conv_with<T: Copy>(x: &mut [f32], history: &mut [f32], taps: &[T], wide: impl
     let weights = w0.iter().zip(w1).zip(w2).zip(w3);
     for ((x, ((s0, s1), s2)), (((&w0, &w1), &w2), &w3)) in x.iter_mut().zip(state).zip(weights) {
         let current = *x;
-        let [w0, w1, w2, w3] = [wide(w0), wide(w1), wide(w2), wide(w3)];
+        let [w0, w1, w2, w3] = [w0, w1, w2, w3].map(T::widen);
         *x = ((w0 * *s0 + w1 * *s1) + w2 * *s2) + w3 * current;
         *s0 = *s1;
         *s1 = *s2;
@@ -312,7 +307,7 @@ pub(crate) fn dot_stored(weights: Floats<'_>, x: &[f32]) -> f32 {
 
 #[inline(always)]
 fn dot_f16(row: &[u16], x: &[f32]) -> f32 {
-    reduce(row, x, |w, x| widened(w) * x)
+    reduce(row, x, |w, x| w.widen() * x)
 }
 
 /// `exp((x_e - max) / temperature)` in place: the sampler's unnormalised probabilities. NaN counts as impossible.

@@ -7,6 +7,7 @@
 //! Invariant: whatever comes in, the fast weights stay finite and within [`FAST_LIMIT`].
 
 use super::lanes::{axpys, axpys_two, copy, dot, sum};
+use crate::format::Mixer;
 use crate::math::{clamp, sqrt};
 use crate::model::Floats;
 use crate::pieces::Cut;
@@ -15,7 +16,7 @@ use crate::pieces::Cut;
 pub(crate) const FAST_LIMIT: f32 = 65_536.0;
 
 /// Whether this build has TTT-MLP.
-const MLP: bool = cfg!(feature = "ttt-mlp");
+const MLP: bool = Mixer::TttMlp.is_built();
 
 /// One head at one token; all slices belong to this head.
 pub(crate) struct TttHead<'s, 'w> {

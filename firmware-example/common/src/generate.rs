@@ -1,8 +1,8 @@
 //! Reads a prompt, learns from it, goes on in its manner and says what that cost.
 
-use crate::model::{BLOB, PROMPT, PROMPT_TOKENS, TOKENS};
+use crate::model::{PROMPT, PROMPT_TOKENS, TOKENS, open};
 use crate::{Chip, Fault, divided, report_ram};
-use bitttt_core::{Batch, Model, Sampler, Session, Tokenizer, crc32};
+use bitttt_core::{Sampler, Session, Tokenizer, crc32};
 use heapless::Vec;
 
 /// Runs the model in `memory`, of [`PLAN`](crate::model::PLAN)`.words()` words.
@@ -11,6 +11,8 @@ use heapless::Vec;
 /// What about the model or the memory is not as it should be.
 pub fn generate(chip: &mut impl Chip, memory: &mut [f32]) -> Result<(), Fault> {
     let mut session = open(memory)?;
+    let checked = session.model().verify();
+    checked.map_err(|_| "the blob is damaged")?;
     let tokenizer = session.model().tokenizer();
     let tokenizer = tokenizer.ok_or("the blob has no tokenizer")?;
     let instructions = run(chip, &mut session, &tokenizer)?;
@@ -21,14 +23,6 @@ pub fn generate(chip: &mut impl Chip, memory: &mut [f32]) -> Result<(), Fault> {
     );
     report_ram(chip);
     Ok(())
-}
-
-/// Checks the blob and starts a session on it. Not inlined: what it holds on the stack is gone when the model runs.
-#[inline(never)]
-fn open(memory: &mut [f32]) -> Result<Session<'static, '_>, Fault> {
-    let model = Model::from_bytes(BLOB).map_err(|_| "the blob is not a model of this version")?;
-    model.verify().map_err(|_| "the blob is damaged")?;
-    Session::new(model, Batch::ONE, memory).map_err(|_| "session memory is too short")
 }
 
 /// Shows tokens as they come; returns the instructions spent on them, showing not counted.

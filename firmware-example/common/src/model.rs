@@ -1,6 +1,7 @@
 //! The model in flash and what to do with it; all of it known at compile time.
 
-use bitttt_core::{Batch, MemoryPlan};
+use crate::Fault;
+use bitttt_core::{Batch, MemoryPlan, Model, Session};
 
 /// Sections of a blob are aligned to 64 bytes; so is the blob.
 #[repr(C, align(64))]
@@ -28,3 +29,13 @@ pub const PROMPT_TOKENS: usize = include_bytes!(concat!(env!("OUT_DIR"), "/promp
 
 /// Number of tokens to generate.
 pub const TOKENS: usize = include!(concat!(env!("OUT_DIR"), "/tokens"));
+
+/// Starts a session on the model. Not inlined: what it holds on the stack is gone when the model runs.
+///
+/// # Errors
+/// What about the model or the memory, of [`PLAN`]`.words()` words, is not as it should be.
+#[inline(never)]
+pub(crate) fn open(memory: &mut [f32]) -> Result<Session<'static, '_>, Fault> {
+    let model = Model::from_bytes(BLOB).map_err(|_| "the blob is not a model of this version")?;
+    Session::new(model, Batch::ONE, memory).map_err(|_| "session memory is too short")
+}

@@ -1,8 +1,8 @@
 //! Watches a machine that the model never saw: learns its normal, then sees it fail.
 
-use crate::model::{BLOB, PLAN};
+use crate::model::{PLAN, open};
 use crate::{Chip, Fault, divided};
-use bitttt_core::{Batch, Crc32, Model, Session};
+use bitttt_core::Crc32;
 use bitttt_sensor::{Fault as Failure, Machine, Monitor, Quantizer, Score};
 
 /// The machine; xtask/src/firmware/monitor.rs has the same figures.
@@ -17,9 +17,7 @@ const FAILURE: u32 = 200;
 /// # Errors
 /// What about the model or the memory is not as it should be.
 pub fn monitor(chip: &mut impl Chip, memory: &mut [f32]) -> Result<(), Fault> {
-    let model = Model::from_bytes(BLOB).map_err(|_| "the blob is not a model of this version")?;
-    let session =
-        Session::new(model, Batch::ONE, memory).map_err(|_| "session memory is too short")?;
+    let session = open(memory)?;
     let mut machine = Machine::new(MACHINE);
     let first: [f32; FIRST] = core::array::from_fn(|_| machine.sample());
     let quantizer = Quantizer::of(&first).ok_or("the first samples are all the same")?;

@@ -2,9 +2,9 @@
 //! tokens ends in the same state.
 
 use crate::generate::encode;
-use crate::model::{BLOB, PROMPT_TOKENS};
+use crate::model::{PROMPT_TOKENS, open};
 use crate::{Chip, Fault, report_ram};
-use bitttt_core::{Batch, Model, Session};
+use bitttt_core::Session;
 use core::hint::black_box;
 
 /// Runs the model in `memory`, of [`PLAN`](crate::model::PLAN)`.words()` words, with room for a snapshot.
@@ -18,11 +18,10 @@ pub fn self_test(
 ) -> Result<(), Fault> {
     products_and_sums_round_separately()?;
     subnormals_survive()?;
-    let model = Model::from_bytes(BLOB).map_err(|_| "the blob is not a model of this version")?;
-    let tokenizer = model.tokenizer().ok_or("the blob has no tokenizer")?;
-    let mut session =
-        Session::new(model, Batch::ONE, memory).map_err(|_| "session memory is too short")?;
-    let mut prompt = [model.config().document_token; PROMPT_TOKENS];
+    let mut session = open(memory)?;
+    let tokenizer = session.model().tokenizer();
+    let tokenizer = tokenizer.ok_or("the blob has no tokenizer")?;
+    let mut prompt = [session.model().config().document_token; PROMPT_TOKENS];
     let tokens = encode(&tokenizer, &mut prompt)?;
     steps_equal_prefill(&mut session, tokens)?;
     restoring_brings_the_state_back(&mut session, snapshot)?;
