@@ -4,7 +4,7 @@ use super::export::Packed;
 use super::inspect;
 use crate::engine::blob::Blob;
 use crate::output::Output;
-use anyhow::{Context as _, Result};
+use anyhow::{Result, ensure};
 use bitttt_export::import::{self, Foreign, Options, Summary};
 use clap::{Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -216,9 +216,10 @@ fn write(common: &Common, options: &Options, model: &Foreign<'_>, out: &Output) 
         |file| {
             bar.finish_and_clear();
             let blob = Blob::of_file(file)?;
-            blob.model()
-                .verify()
-                .context("the finished blob is damaged; import it again")?;
+            ensure!(
+                bitttt_export::checksums_are_right(file)?,
+                "what was written is not what was meant: check the disk and import again"
+            );
             Ok(inspect::describe(&blob.model(), blob.bytes().len()))
         },
     )?;
