@@ -397,6 +397,13 @@ fn config_fields_that_cannot_be_represented_are_refused_by_name() {
     ttt("ttt_layer_type", json!("other"), &["linear", "mlp"]);
     ttt("tie_word_embeddings", json!(true), &["lm_head.weight"]);
     ttt("mini_batch_size", json!(70000), &["70000"]);
+    let fewer = |x: &mut Checkpoint| x.config["num_layers"] = json!(1);
+    refuses(
+        "bit-llama",
+        "bit_llama",
+        fewer,
+        &["layers.1.", "no part of such a model"],
+    );
     refuses_field("bit-llama", "bit_llama", "hidden_dim", json!(37), &["37"]);
     refuses_field(
         "bit-llama",
