@@ -8,6 +8,7 @@
 
 mod error;
 mod fields;
+pub mod gguf;
 mod metadata;
 mod options;
 mod rows;
@@ -16,7 +17,7 @@ mod save;
 pub use error::ImportError;
 pub use fields::Fields;
 pub use metadata::Metadata;
-pub use options::{Activations, Embedding, KvCache, Matrices, Options};
+pub use options::{Activations, Embedding, I2sLayout, KvCache, Matrices, Options};
 pub use rows::{
     Elements, HalfSplit, InMemory, Rows, Tensor, Ternarised, Width, absmean, in_runs, ternarise,
 };
