@@ -180,14 +180,6 @@ impl<'a> Keys<'a> {
         let activations = options
             .activations
             .unwrap_or(self.architecture.activations());
-        if activations == Activations::F32 {
-            let what = "calls for activations as floats, which the format does not have yet; take `--activations i8`";
-            return Err(ImportError::field(
-                self.file.path(),
-                "general.architecture",
-                what,
-            ));
-        }
         let config = Config {
             vocab_size,
             d_model,
@@ -206,6 +198,7 @@ impl<'a> Keys<'a> {
             tied,
             document_token,
             context: options.context(own),
+            float_activations: activations == Activations::F32,
         };
         self.refuse_others(config.d_head())?;
         Ok(config)
