@@ -1,9 +1,11 @@
 //! What a file's metadata says of the model: its architecture's name and the fields under it.
 
 use super::file::Gguf;
+use super::outline;
 use super::value::Value;
 use crate::import::{Activations, ImportError, Options};
-use bitttt_core::format::{Activation, Config, LayerConfig, Mixer};
+use bitttt_core::format::config::MAX_LAYERS;
+use bitttt_core::format::{Activation, BlobError, Config, LayerConfig, Mixer};
 
 /// Architectures that are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -200,6 +202,10 @@ impl<'a> Keys<'a> {
             context: options.context(own),
             float_activations: activations == Activations::F32,
         };
+        if let Some(name) = impossible(&config) {
+            let what = "has a value that cannot be: the file is damaged, or the model too large";
+            return Err(self.wrong(name, what));
+        }
         self.refuse_others(config.d_head())?;
         Ok(config)
     }
@@ -220,5 +226,21 @@ impl<'a> Keys<'a> {
             plain: !self.architecture.sub_norms(),
             ..LayerConfig::of(Mixer::Attention)
         })
+    }
+}
+
+/// The field that makes the core refuse a config.
+fn impossible(config: &Config) -> Option<&'static str> {
+    let layers = vec![LayerConfig::of(Mixer::TttLinear); config.n_layers.min(MAX_LAYERS) as usize];
+    let outline = outline(config, &layers);
+    match Config::parse(&outline.config_section()) {
+        Ok(_) => None,
+        Err(BlobError::Config("d_model")) => Some("embedding_length"),
+        Err(BlobError::Config("n_layers")) => Some("block_count"),
+        Err(BlobError::Config("d_ffn")) => Some("feed_forward_length"),
+        Err(BlobError::Config("n_heads")) => Some("attention.head_count"),
+        Err(BlobError::Config("norm_eps")) => Some("attention.layer_norm_rms_epsilon"),
+        Err(BlobError::Config("rope_theta")) => Some("rope.freq_base"),
+        Err(_) => Some("vocab_size"),
     }
 }

@@ -15,9 +15,9 @@ use super::{
     Elements, Foreign, HalfSplit, ImportError, Loss, Matrices, Options, Source, Tensor, Ternarised,
     Width, absmean, in_runs, ternarise,
 };
-use crate::stream::{Place, Scale};
+use crate::stream::{Outline, Place, Scale};
 use architecture::Keys;
-use bitttt_core::format::Role;
+use bitttt_core::format::{Config, DType, LayerConfig, Role};
 use file::{Gguf, Stored};
 use kind::Kind;
 use std::collections::BTreeSet;
@@ -56,13 +56,23 @@ pub fn open(path: &Path, options: &Options) -> Result<Foreign<'static>, ImportEr
         file,
     };
     let layers = vec![layer; config.n_layers as usize];
-    model.refuse_others(&config, &layers)?;
+    model.refuse_others(&outline(&config, &layers))?;
     Ok(Foreign {
         config,
         layers,
         metadata,
         source: Box::new(model),
     })
+}
+
+/// What the blob will be, as far as it says which tensors there are.
+fn outline<'a>(config: &'a Config, layers: &'a [LayerConfig]) -> Outline<'a> {
+    Outline {
+        config,
+        layers,
+        tokenizer: None,
+        metadata: "",
+    }
 }
 
 /// Parts of a model, which `llama-gguf-split` joins.
@@ -91,17 +101,7 @@ struct Model {
 
 impl Model {
     /// Refuses tensors that no place of the blob is for: the model computes something with them.
-    fn refuse_others(
-        &self,
-        config: &bitttt_core::format::Config,
-        layers: &[bitttt_core::format::LayerConfig],
-    ) -> Result<(), ImportError> {
-        let outline = crate::Outline {
-            config,
-            layers,
-            tokenizer: None,
-            metadata: "",
-        };
+    fn refuse_others(&self, outline: &Outline<'_>) -> Result<(), ImportError> {
         let known: BTreeSet<String> = outline.places().iter().map(name_of).collect();
         for stored in self.file.tensors() {
             let name = stored.name.as_str();
@@ -237,9 +237,7 @@ impl Source for Model {
             );
             return Err(self.fault(&name, what));
         }
-        if !matches!(place.role, Role::Embed | Role::Head)
-            && place.role.allows(bitttt_core::format::DType::T2)
-        {
+        if !matches!(place.role, Role::Embed | Role::Head) && place.role.allows(DType::T2) {
             return self.matrix(place, stored);
         }
         Ok(Tensor {

@@ -1,14 +1,11 @@
 use super::*;
+use crate::import::Rows;
 use crate::import::gguf::I2sLayout;
 use crate::import::gguf::file::Gguf;
 use crate::import::gguf::ternary::{Signs, Values};
-use crate::import::Rows;
 use std::path::Path;
 
-const FOLDER: &str = concat!(
-    env!("CARGO_MANIFEST_DIR"),
-    "/../tests/fixtures/import/gguf"
-);
+const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/import/gguf");
 
 fn blocks() -> Gguf {
     Gguf::open(&Path::new(FOLDER).join("blocks.gguf")).unwrap()
@@ -31,7 +28,12 @@ fn blocks_of_every_type_have_the_values_that_another_reader_finds_bit_for_bit() 
         let expected = file.tensor(&format!("{}.values", kind.name())).unwrap();
         assert_eq!((stored.rows, stored.cols), (expected.rows, expected.cols));
         let values = |stored| Values::new(&file, stored, I2sLayout::X86).unwrap();
-        let bits = |stored| all(&values(stored), 2).iter().map(|x| x.to_bits()).collect();
+        let bits = |stored| {
+            all(&values(stored), 2)
+                .iter()
+                .map(|x| x.to_bits())
+                .collect()
+        };
         let (found, expected): (Vec<u32>, Vec<u32>) = (bits(stored), bits(expected));
         // zeros of either sign are the same number
         let equal = |(a, b): (&u32, &u32)| a == b || (a | b) << 1 == 0;
@@ -59,7 +61,9 @@ fn signs_are_those_of_the_values() {
             }
         }
         let expected = all(&values, 2);
-        let expected = expected.iter().map(|&x| i8::from(x > 0.0) - i8::from(x < 0.0));
+        let expected = expected
+            .iter()
+            .map(|&x| i8::from(x > 0.0) - i8::from(x < 0.0));
         assert!(signs.into_iter().eq(expected), "{}", kind.name());
     }
 }
