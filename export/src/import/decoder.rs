@@ -201,6 +201,7 @@ fn dimensions(
         n_heads: n_heads as u16,
         activation: activation(fields, family.activation)?,
         tied: fields.flag("tie_word_embeddings", false)?,
+        float_activations: false,
         document_token: 0,
         context: options.context(fields.size_or("max_position_embeddings", Some(2048))?),
     };

@@ -166,7 +166,7 @@ impl Model {
             }
             (Err(row), Matrices::AsTheyAre) => {
                 let what = format!(
-                    "({}) is not ternary: row {row} has more than one absolute value beside 0; round it with `--matrices ternarise`, or keep it with `--matrices float`",
+                    "({}) is not ternary: row {row} has more than one absolute value beside 0; --ternarise rounds such weights and reports the loss, --float keeps them",
                     stored.kind.name()
                 );
                 return Err(self.fault(&stored.name, what));
