@@ -1,6 +1,6 @@
 //! Byte-level BPE (`gpt2`): texts are cut by regular expressions, which `tokenizer.ggml.pre` names, and merged by rank.
 
-use super::{Reader, Vocabulary, WAY_OUT, document};
+use super::{Converted, Reader, Vocabulary, WAY_OUT, document};
 use crate::import::ImportError;
 use serde_json::{Value, json};
 
@@ -19,7 +19,7 @@ const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{
 const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// Names of ways to cut, those that mean the same together.
-const NAMES: [(&[&str], Cut); 6] = [
+const NAMES: [(&[&str], Cut); 5] = [
     (
         &[
             "llama-bpe",
@@ -53,10 +53,6 @@ const NAMES: [(&[&str], Cut); 6] = [
         cut(&[r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"]),
     ),
     (
-        &["falcon"],
-        cut(&[r"[\p{P}\$\+<=>\^~\|`]+", GPT2, "[0-9][0-9][0-9]"]),
-    ),
-    (
         &["qwen2", "deepseek-r1-qwen", "stablelm2", "megrez"],
         cut(&[QWEN2]),
     ),
@@ -81,11 +77,14 @@ const fn cut(patterns: &'static [&'static str]) -> Cut {
     }
 }
 
-/// A `tokenizer.json`, and whether texts begin with a token unless the file says otherwise.
-pub fn convert(
-    reader: &Reader<'_>,
-    vocabulary: &Vocabulary<'_>,
-) -> Result<(Value, bool), ImportError> {
+/// What only the vocabulary of Llama 3 and its kin has.
+const OF_LLAMA3: &str = "<|begin_of_text|>";
+
+/// Converts a tokenizer.
+///
+/// # Errors
+/// One that is missing or of another kind, or whose parts do not fit.
+pub fn convert(reader: &Reader<'_>, vocabulary: &Vocabulary<'_>) -> Result<Converted, ImportError> {
     match reader.text("model")? {
         Some("gpt2") => {}
         None | Some("none" | "no_vocab") => {
@@ -97,7 +96,16 @@ pub fn convert(
             return Err(reader.wrong("model", what));
         }
     }
-    let name = reader.text("pre")?.unwrap_or("default");
+    // Microsoft's files of BitNet b1.58 2B4T and Llama 3 do not say it, and llama.cpp then cuts as it should not.
+    let own = reader.text("pre")?;
+    let name = match own {
+        Some(name) => name,
+        None if vocabulary.texts.contains(&OF_LLAMA3) => "llama-bpe",
+        None => "default",
+    };
+    let note = own.is_none().then(|| {
+        format!("the file does not say how texts are cut (tokenizer.ggml.pre): `{name}` was taken")
+    });
     let known = NAMES.iter().find(|(names, _)| names.contains(&name));
     let Some((_, cut)) = known else {
         let names: Vec<_> = NAMES
@@ -128,8 +136,11 @@ pub fn convert(
         "ignore_merges": cut.whole_pieces, "vocab": ids, "merges": merges,
     });
     let pre_tokenizer = json!({"type": "Sequence", "pretokenizers": pre_tokenizers});
-    let tokenizer = document(vocabulary, Value::Null, pre_tokenizer, bytes, model);
-    Ok((tokenizer, cut.adds_bos))
+    Ok(Converted {
+        tokenizer: document(vocabulary, Value::Null, pre_tokenizer, bytes, model),
+        adds_bos: cut.adds_bos,
+        note,
+    })
 }
 
 /// Pairs that are merged, best first; the parts stand with one space between them.

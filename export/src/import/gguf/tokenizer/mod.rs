@@ -56,8 +56,12 @@ pub fn metadata(
         return Ok((metadata, document_token));
     }
     let vocabulary = reader.vocabulary()?;
-    let (tokenizer, adds_bos) = if is_sentencepiece {
-        (sentencepiece::convert(&reader, &vocabulary)?, true)
+    let Converted {
+        tokenizer,
+        adds_bos,
+        note,
+    } = if is_sentencepiece {
+        sentencepiece::convert(&reader, &vocabulary)?
     } else {
         bpe::convert(&reader, &vocabulary)?
     };
@@ -69,7 +73,18 @@ pub fn metadata(
     let template = file.value("tokenizer.chat_template");
     metadata.chat_template = template.and_then(Value::as_text).map(str::to_owned);
     metadata.tokenizer = Some(tokenizer);
+    metadata.note = note;
     Ok((metadata, document_token))
+}
+
+/// A tokenizer of either kind.
+struct Converted {
+    /// As a `tokenizer.json`.
+    tokenizer: serde_json::Value,
+    /// Whether texts begin with a token unless the file says otherwise.
+    adds_bos: bool,
+    /// What had to be assumed.
+    note: Option<String>,
 }
 
 /// Fields under `tokenizer.ggml`.
@@ -236,3 +251,6 @@ fn document(
         "decoder": decoder, "model": model,
     })
 }
+
+#[cfg(test)]
+mod tests;

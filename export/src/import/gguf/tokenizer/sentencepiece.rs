@@ -1,7 +1,7 @@
 //! SentencePiece BPE with scores (`llama`): no merges are stored; of all neighbours whose text together is a token, those
 //! are merged whose token has the highest score. Characters without a token become tokens of their bytes.
 
-use super::{Reader, Vocabulary, document, kind};
+use super::{Converted, Reader, Vocabulary, document, kind};
 use crate::import::ImportError;
 use serde_json::{Value, json};
 use std::collections::HashSet;
@@ -9,8 +9,11 @@ use std::collections::HashSet;
 /// What stands for a space inside tokens.
 const SPACE: &str = "\u{2581}";
 
-/// A `tokenizer.json`.
-pub fn convert(reader: &Reader<'_>, vocabulary: &Vocabulary<'_>) -> Result<Value, ImportError> {
+/// Converts a tokenizer.
+///
+/// # Errors
+/// Scores that are missing or too few.
+pub fn convert(reader: &Reader<'_>, vocabulary: &Vocabulary<'_>) -> Result<Converted, ImportError> {
     let count = vocabulary.texts.len();
     let scores = reader.numbers("scores", count, super::Value::as_f64)?;
     let prefix = reader.flag("add_space_prefix", true)?;
@@ -38,13 +41,11 @@ pub fn convert(reader: &Reader<'_>, vocabulary: &Vocabulary<'_>) -> Result<Value
     });
     let normalizer = json!({"type": "Sequence", "normalizers": normalizers});
     let decoder = json!({"type": "Sequence", "decoders": decoders});
-    Ok(document(
-        vocabulary,
-        normalizer,
-        Value::Null,
-        decoder,
-        model,
-    ))
+    Ok(Converted {
+        tokenizer: document(vocabulary, normalizer, Value::Null, decoder, model),
+        adds_bos: true,
+        note: None,
+    })
 }
 
 /// Every way to make a token of two, that with the higher score first; the order of equals is that of `transformers`.
