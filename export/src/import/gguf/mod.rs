@@ -11,9 +11,10 @@ mod ternary;
 mod tokenizer;
 mod value;
 
+use super::linear::{self, WAYS_OUT, rounded};
 use super::{
-    Elements, Foreign, HalfSplit, ImportError, Loss, Matrices, Options, Source, Tensor, Ternarised,
-    Width, absmean, in_runs, ternarise,
+    Elements, Foreign, HalfSplit, ImportError, Matrices, Options, Rows, Source, Tensor, Width,
+    in_runs,
 };
 use crate::stream::{Outline, Place, Scale};
 use architecture::Keys;
@@ -45,7 +46,7 @@ pub fn open(path: &Path, options: &Options) -> Result<Foreign<'static>, ImportEr
     let (metadata, document_token) = tokenizer::metadata(&file, options, vocab_size)?;
     let config = keys.config(options, vocab_size, tied, document_token)?;
     let mut layer = keys.layer(&config)?;
-    let is_f32 = embedding.is_some_and(|embedding| embedding.kind == Kind::F32);
+    let is_f32 = file.tensors().all(|stored| stored.kind == Kind::F32);
     options.keep(&mut layer, is_f32);
     let half_split = keys.architecture.half_split();
     let model = Model {
@@ -144,17 +145,15 @@ impl Model {
         let (mut loss, rows) = (None, place.rows as usize);
         let elements = match (values.scale()?, self.matrices) {
             (Ok(scale), _) => {
-                let scale = self.ordered(place, scaled(scale, factor));
+                let mut scale = scaled(scale, factor);
+                if self.is_split(place) {
+                    scale = scale.half_split(self.d_head);
+                }
                 Elements::Ternary(self.in_order(place, Signs(values)), scale)
             }
             (Err(_), Matrices::Ternarise) => {
-                let scale = absmean(&values, rows)?;
-                loss = Some(loss_of(&values, rows, scale)?);
-                let inverse = 1.0 / scale;
-                let weights = Ternarised {
-                    rows: values,
-                    inverse,
-                };
+                let (weights, scale) = rounded(values, rows)?;
+                loss = Some(linear::loss(&weights, scale, rows)?);
                 let scale = Scale::Tensor(scale * factor);
                 Elements::Ternary(self.in_order(place, weights), scale)
             }
@@ -166,7 +165,7 @@ impl Model {
             }
             (Err(row), Matrices::AsTheyAre) => {
                 let what = format!(
-                    "({}) is not ternary: row {row} has more than one absolute value beside 0; --ternarise rounds such weights and reports the loss, --float keeps them",
+                    "({}) is not ternary: row {row} has more than one absolute value beside 0; {WAYS_OUT}",
                     stored.kind.name()
                 );
                 return Err(self.fault(&stored.name, what));
@@ -190,31 +189,16 @@ impl Model {
             return Err(self.fault(&name, what));
         }
         let mut value = [0.0];
-        super::Rows::read(&self.values(scale)?, 0, &mut value)?;
+        Rows::read(&self.values(scale)?, 0, &mut value)?;
         Ok(value[0])
     }
 
     /// Rows in the order of the blob.
-    fn in_order<'a, T, R: super::Rows<T> + 'a>(
-        &self,
-        place: &Place,
-        rows: R,
-    ) -> Box<dyn super::Rows<T> + 'a> {
+    fn in_order<'a, T, R: Rows<T> + 'a>(&self, place: &Place, rows: R) -> Box<dyn Rows<T> + 'a> {
         let d_head = self.d_head;
         match self.is_split(place) {
             true => Box::new(HalfSplit { rows, d_head }),
             false => Box::new(rows),
-        }
-    }
-
-    /// Scales in the order of the rows.
-    fn ordered(&self, place: &Place, scale: Scale) -> Scale {
-        match scale {
-            Scale::Rows(scales) if self.is_split(place) => {
-                let order = (0..scales.len()).map(|row| half_split_row(row, self.d_head));
-                Scale::Rows(order.map(|row| scales[row]).collect())
-            }
-            scale => scale,
         }
     }
 
@@ -252,31 +236,11 @@ impl Source for Model {
     }
 }
 
-/// Where row `row` of the blob stands among rows whose rotary pairs lie half a head apart.
-fn half_split_row(row: usize, d_head: usize) -> usize {
-    let (head, at) = (row / d_head, row % d_head);
-    head * d_head + at % 2 * (d_head / 2) + at / 2
-}
-
 fn scaled(scale: Scale, factor: f32) -> Scale {
     match scale {
         Scale::Tensor(scale) => Scale::Tensor(scale * factor),
         Scale::Rows(scales) => Scale::Rows(scales.iter().map(|scale| scale * factor).collect()),
     }
-}
-
-/// What is rounded away where values become `scale` times a weight.
-fn loss_of(values: &Values<'_>, rows: usize, scale: f32) -> Result<Loss, ImportError> {
-    let (mut loss, inverse) = (Loss::default(), 1.0 / scale);
-    in_runs(values, rows, |_, values| {
-        for &x in values {
-            let stored = f32::from(ternarise(x, inverse)) * scale;
-            loss.error += f64::from(x - stored).powi(2);
-            loss.value += f64::from(x).powi(2);
-        }
-        Ok(())
-    })?;
-    Ok(loss)
 }
 
 /// What holds the values of this type exactly.
