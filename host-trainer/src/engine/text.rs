@@ -2,10 +2,12 @@
 
 mod imported;
 mod stop;
+mod summary;
 mod tokenizer;
 mod utf8;
 
 pub use stop::{StopText, Written};
+pub use summary::summary;
 pub use tokenizer::TextTokenizer;
 pub use utf8::Utf8Stream;
 
