@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 #[non_exhaustive]
 pub enum ImportError {
     /// A file is absent or cannot be read.
-    #[error("cannot read {}: {source}; {hint}", path.display())]
+    #[error("cannot read {}: {fault}; {hint}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: std::io::Error,
+        fault: std::io::Error,
         /// What to do.
         hint: &'static str,
     },
@@ -52,10 +52,10 @@ pub enum ImportError {
 
 impl ImportError {
     /// A file that cannot be read.
-    pub fn read(path: &Path, source: std::io::Error, hint: &'static str) -> Self {
+    pub fn read(path: &Path, fault: std::io::Error, hint: &'static str) -> Self {
         Self::Read {
             path: path.to_owned(),
-            source,
+            fault,
             hint,
         }
     }

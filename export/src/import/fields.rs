@@ -62,6 +62,11 @@ impl Fields {
         self.get(name).is_some()
     }
 
+    /// Names of all fields.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.object.keys().map(String::as_str)
+    }
+
     /// An object in a field, if it is there.
     ///
     /// # Errors

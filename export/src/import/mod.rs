@@ -6,12 +6,18 @@
 //! Invariants: nothing is approximated without being asked for, what cannot be represented is refused by name; memory
 //! does not grow with the model, since tensors are read in runs of rows.
 
+mod decoder;
 mod error;
 mod fields;
+pub mod hf_bitnet;
+pub mod hf_llama;
+mod linear;
 mod metadata;
 mod options;
 mod rows;
+pub mod safetensors;
 mod save;
+pub mod text;
 
 pub use error::ImportError;
 pub use fields::Fields;

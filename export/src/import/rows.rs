@@ -103,6 +103,25 @@ impl<T, R: Rows<T>> Rows<T> for HalfSplit<R> {
     }
 }
 
+impl Scale {
+    /// The scales of rows that [`HalfSplit`] puts side by side.
+    pub(super) fn half_split(self, d_head: usize) -> Self {
+        match self {
+            Self::Tensor(_) => self,
+            Self::Rows(scales) => {
+                let from = |row| half_split(row, d_head);
+                Self::Rows((0..scales.len()).map(|row| scales[from(row)]).collect())
+            }
+        }
+    }
+}
+
+/// Which row [`HalfSplit`] puts at `row`.
+fn half_split(row: usize, d: usize) -> usize {
+    let (head, at) = (row / d, row % d);
+    head * d + at % 2 * (d / 2) + at / 2
+}
+
 /// Float rows rounded to ternary: `clamp(round_half_even(w * (1 / scale)), -1, 1)`.
 pub struct Ternarised<R> {
     /// The floats.
