@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 pub const SPECIAL: [&str; 3] = ["<|begin|>", "<|end|>", "<|role|>"];
 
 /// Messages in a role, a colon and an end each: the answer follows `assistant:`.
-pub const TEMPLATE: &str = "{{ bos_token }}{% for m in messages %}<|role|>{{ m.role }}:{{ m.content }}<|end|>{% endfor %}
+pub const TEMPLATE: &str =
+    "{{ bos_token }}{% for m in messages %}<|role|>{{ m.role }}:{{ m.content }}<|end|>{% endfor %}
 {% if add_generation_prompt %}<|role|>assistant:{% endif %}";
 
 /// Byte-level BPE over some bytes: what it writes is text if they are.
@@ -26,8 +27,7 @@ pub fn tokenizer(bytes: impl Iterator<Item = u8>) -> Value {
     let added = SPECIAL.iter().zip(0..).map(|(content, id)| {
         json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true})
     });
-    let byte_level =
-        json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
+    let byte_level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
     json!({
         "version": "1.0", "added_tokens": added.collect::<Vec<_>>(),
         "pre_tokenizer": byte_level, "decoder": byte_level,
@@ -68,7 +68,10 @@ pub const ATTENTION: LayerConfig = LayerConfig {
 
 /// A random model with this metadata, whose vocabulary is the tokenizer's.
 pub fn blob(metadata: &Metadata, layer: LayerConfig, context: u32) -> Vec<u8> {
-    let vocabulary = metadata.tokenizer.as_ref().map(|t| t["model"]["vocab"].as_object().unwrap().len());
+    let vocabulary = metadata
+        .tokenizer
+        .as_ref()
+        .map(|t| t["model"]["vocab"].as_object().unwrap().len());
     let config = Config {
         vocab_size: vocabulary.unwrap_or(258) as u32,
         context,

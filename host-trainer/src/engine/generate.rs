@@ -13,8 +13,8 @@ pub enum Finish {
     Length,
     /// A token to stop at, which has not been read.
     Token,
-    /// Whoever was shown the tokens.
-    Shown,
+    /// A text to stop at, found by whoever was shown the tokens.
+    Text,
 }
 
 /// What a generation did.
@@ -57,7 +57,7 @@ pub fn generate(
         }
         tokens.push(next);
         if show(next)?.is_break() {
-            finish = Finish::Shown;
+            finish = Finish::Text;
         }
         next = sampler.sample(session.step(next).map_err(advise)?);
     }
