@@ -4,7 +4,7 @@
 mod imported;
 mod support;
 
-use bitttt::engine::chat::{Answering, Chat, Loaded, Message, Role, Template};
+use bitttt::engine::chat::{Answering, Chat, Loaded, Message, Role, Template, stop_tokens};
 use bitttt::engine::text::TextTokenizer;
 use bitttt_core::{Batch, Model, Sampler, Session};
 use bitttt_export::AlignedCopy;
@@ -91,6 +91,23 @@ fn restore(session: &mut Session<'_, '_>, from: &Session<'_, '_>) {
 }
 
 #[test]
+fn the_token_that_a_template_writes_behind_answers_ends_them_too() {
+    let mut metadata = metadata(ascii());
+    metadata.stop = vec![0];
+    let bytes = AlignedCopy::of(&blob(&metadata, ATTENTION, 64));
+    let model = Model::from_bytes(bytes.bytes()).unwrap();
+    let tokenizer = TextTokenizer::of(&model).unwrap();
+    let stops = |template: &str| {
+        let template = Template::new(template, "<|begin|>", "").unwrap();
+        stop_tokens(&tokenizer, Some(&template))
+    };
+    assert_eq!(stops(TEMPLATE), [0, 1]);
+    let plain = TEMPLATE.replace("<|end|>", " ");
+    assert_eq!(stops(&plain), [0]);
+    assert_eq!(stop_tokens(&tokenizer, None), [0]);
+}
+
+#[test]
 fn white_space_that_a_template_trims_from_answers_is_no_reason_to_read_again() {
     let trimming = TEMPLATE.replace("m.content }}", "m.content | trim }}");
     with_chat(&trimming, ATTENTION, |chat, _, _, _| {
@@ -126,7 +143,7 @@ fn a_saved_conversation_goes_on_to_the_same_bits() {
     let mut hashes = Vec::new();
     for reloaded in [false, true] {
         with_chat(TEMPLATE, FULL_LAYER, |chat, _, _, _| {
-            let mut say = |chat: &mut Chat<'_, '_, '_>, line| {
+            let say = |chat: &mut Chat<'_, '_, '_>, line| {
                 let turn = chat.ask(line).unwrap();
                 assert!(!turn.again);
                 chat.answer(turn, |_| Ok(())).unwrap()

@@ -1,13 +1,13 @@
 //! What the Hugging Face decoders that can be imported have in common: one config, one set of tensor names, attention
 //! with rotary positions in two halves.
 
+use super::directory::{activation, check_head, check_names, config};
 use super::linear::Linears;
 use super::rows::{Elements, HalfSplit, Tensor, Width};
 use super::safetensors::Tensors;
-use super::{Fields, Foreign, ImportError, Options, Source, text};
+use super::{Activations, Fields, Foreign, ImportError, Options, Source, text};
 use crate::stream::Place;
-use bitttt_core::format::{Activation, Config, LayerConfig, Mixer, Role};
-use std::collections::BTreeSet;
+use bitttt_core::format::{Config, DType, LayerConfig, Mixer, Role};
 use std::path::Path;
 
 /// What tells one decoder from another.
@@ -40,6 +40,10 @@ pub(super) fn open(
     let tensors = Tensors::in_directory(directory)?;
     let (mut config, kv_heads) = dimensions(&fields, options, family)?;
     let linears = Linears::of(&fields, options)?;
+    config.float_activations = match options.activations {
+        Some(activations) => activations == Activations::F32,
+        None => !linears.quantises_activations(),
+    };
     let text = text::read(
         directory,
         &fields,
@@ -56,8 +60,13 @@ pub(super) fn open(
     };
     options.keep(&mut layer, width == Width::F32);
     let layers = vec![layer; config.n_layers as usize];
-    check_head(&fields, &tensors, &linears, config.tied)?;
-    check_names(&tensors, &config, &layer)?;
+    check_head(&fields, &tensors, EMBED, config.tied)?;
+    if config.tied && linears.converts(HEAD) {
+        let what =
+            "leaves out lm_head: a quantised head that is also the embedding cannot be represented";
+        return Err(fields.wrong("quantization_config.modules_to_not_convert", what));
+    }
+    check_names(&tensors, &config, &layer, name_of)?;
     Ok(Foreign {
         config,
         layers,
@@ -82,7 +91,7 @@ impl Source for Decoder {
                 let tensor = self.linears.tensor(&self.tensors, &name, [rows, cols])?;
                 Ok(side_by_side(tensor, self.d_head))
             }
-            role if role.allows(bitttt_core::format::DType::T2) => {
+            role if role.allows(DType::T2) => {
                 self.linears.tensor(&self.tensors, &name, [rows, cols])
             }
             _ => float(&[cols]),
@@ -133,34 +142,6 @@ fn name_of(layer: Option<u32>, role: Role) -> String {
     format!("model.layers.{}.{own}.weight", layer.unwrap_or_default())
 }
 
-/// `config.json`, of the right kind.
-pub(super) fn config(directory: &Path, model_type: &str) -> Result<Fields, ImportError> {
-    let path = directory.join("config.json");
-    let hint = "give the directory of the checkpoint, with its config.json";
-    let fields = Fields::open(&path, hint)?;
-    match fields.text("model_type")? {
-        Some(found) if found == model_type => Ok(fields),
-        Some(found) => {
-            let what = format!(
-                "is `{found}`, this importer reads `{model_type}`{}",
-                other(found)
-            );
-            Err(fields.wrong("model_type", what))
-        }
-        None => Err(fields.wrong("model_type", format!("is missing, not `{model_type}`"))),
-    }
-}
-
-/// Which importer reads a `model_type`.
-fn other(model_type: &str) -> &'static str {
-    match model_type {
-        "bitnet" => ": use `import hf-bitnet`",
-        "llama" => ": use `import hf-llama`",
-        "ttt" => ": use `import ttt-lm`",
-        _ => "; models of this kind cannot be imported",
-    }
-}
-
 fn dimensions(
     fields: &Fields,
     options: &Options,
@@ -201,6 +182,7 @@ fn dimensions(
         n_heads: n_heads as u16,
         activation: activation(fields, family.activation)?,
         tied: fields.flag("tie_word_embeddings", false)?,
+        float_activations: false,
         document_token: 0,
         context: options.context(fields.size_or("max_position_embeddings", Some(2048))?),
     };
@@ -240,62 +222,4 @@ fn rope_theta(fields: &Fields, default: f32) -> Result<f32, ImportError> {
         }
     }
     fields.number("rope_theta", Some(default))
-}
-
-pub(super) fn activation(fields: &Fields, default: &str) -> Result<Activation, ImportError> {
-    match fields.text("hidden_act")?.unwrap_or(default) {
-        "silu" | "swish" => Ok(Activation::Silu),
-        "relu2" => Ok(Activation::Relu2),
-        other => {
-            let what = format!("is `{other}`; there are silu and relu2");
-            Err(fields.wrong("hidden_act", what))
-        }
-    }
-}
-
-/// That the config and the tensors agree on whether the head is the embedding.
-fn check_head(
-    fields: &Fields,
-    tensors: &Tensors,
-    linears: &Linears,
-    tied: bool,
-) -> Result<(), ImportError> {
-    let head = name_of(None, Role::Head);
-    match (tied, tensors.has(&head)) {
-        (false, false) => Err(fields.wrong(
-            "tie_word_embeddings",
-            format!("is false, but there is no tensor `{head}`: set it to true if the head is the embedding"),
-        )),
-        (true, true) if !tensors.get(&head)?.equals(&tensors.get(EMBED)?)? => Err(fields.wrong(
-            "tie_word_embeddings",
-            format!("is true, but tensor `{head}` is not the embedding: set it to false if it is the head"),
-        )),
-        (true, _) if linears.converts(HEAD) => Err(fields.wrong(
-            "quantization_config.modules_to_not_convert",
-            "leaves out lm_head: a quantised head that is also the embedding cannot be represented",
-        )),
-        _ => Ok(()),
-    }
-}
-
-/// That there is no tensor that a model of this kind does not have.
-fn check_names(tensors: &Tensors, config: &Config, layer: &LayerConfig) -> Result<(), ImportError> {
-    let roles = |layer| move |role| name_of(layer, role);
-    let mut known: BTreeSet<String> = Role::GLOBAL.map(roles(None)).into();
-    for index in 0..config.n_layers {
-        let own = Role::LAYER.into_iter().filter(|&role| layer.has(role));
-        known.extend(own.map(roles(Some(index))));
-    }
-    let is_known = |name: &str| {
-        let weight = name.strip_suffix("_scale").unwrap_or(name);
-        known.contains(weight) || name.ends_with("rotary_emb.inv_freq")
-    };
-    match tensors.names().find(|name| !is_known(name)) {
-        None => Ok(()),
-        Some(name) => Err(ImportError::tensor(
-            tensors.path_of(name),
-            name,
-            "is no part of such a model: the checkpoint is of another kind than its config.json says",
-        )),
-    }
 }

@@ -2,7 +2,7 @@
 //!
 //! What `transformers` computes is what is imported (its `integrations/bitnet.py`, 4.57).
 
-use super::rows::{Elements, Rows, Tensor, Ternarised, absmean, in_runs, ternarise};
+use super::rows::{Elements, Rows, Tensor, Ternarised, absmean, in_runs};
 use super::safetensors::{FloatRows, Stored, Tensors};
 use super::{Fields, ImportError, Loss, Matrices, Options};
 use crate::stream::Scale;
@@ -30,6 +30,16 @@ enum Quantiser {
 const WAYS_OUT: &str = "--ternarise rounds such weights and reports the loss, --float keeps them";
 
 impl Linears {
+    /// Linear layers that are nothing but that.
+    pub fn plain(matrices: Matrices) -> Self {
+        Self {
+            quantiser: None,
+            left_out: Vec::new(),
+            matrices,
+        }
+    }
+
+    /// What `config.json` says of them.
     pub fn of(fields: &Fields, options: &Options) -> Result<Self, ImportError> {
         let own = fields.object("quantization_config")?;
         let mut left_out = vec!["lm_head".to_owned()];
@@ -86,34 +96,30 @@ impl Linears {
             bytes: stored.bytes,
             loss,
         };
+        let ternary = |values, round: bool| {
+            let (weights, scale) = rounded(values, rows)?;
+            let loss = round.then(|| loss(&weights, scale, rows)).transpose()?;
+            let elements = Elements::Ternary(Box::new(weights), Scale::Tensor(scale));
+            Ok(floats(elements, loss))
+        };
         match (quantiser, self.matrices) {
-            (Some(Quantiser::Online), _) => Ok(floats(rounded(values, rows)?.0, None)),
+            (Some(Quantiser::Online), _) => ternary(values, false),
             (Some(Quantiser::Multiplies), _) => {
                 let factor = weight_scale(tensors, name)?;
                 let found = exactly_ternary(values, rows, factor)?;
-                let elements = found.map_err(|what| stored.wrong(what))?;
-                Ok(floats(elements, None))
+                Ok(floats(found.map_err(|what| stored.wrong(what))?, None))
             }
-            (Some(Quantiser::Divides), _) => {
-                let what = format!(
-                    "holds {:?}, not packed weights as linear_class bitlinear has",
-                    stored.dtype
-                );
-                Err(stored.wrong(what))
-            }
-            (None, Matrices::Float) => Ok(floats(Elements::Float(Box::new(values), width), None)),
-            (None, _) if self.quantiser.is_some() => {
-                Ok(floats(Elements::Float(Box::new(values), width), None))
-            }
-            (None, Matrices::Ternarise) => {
-                let (elements, loss) = rounded(values, rows)?;
-                Ok(floats(elements, Some(loss)))
-            }
-            (None, Matrices::AsTheyAre) => {
+            (Some(Quantiser::Divides), _) => Err(stored.wrong(format!(
+                "holds {:?}, not packed weights as linear_class bitlinear has",
+                stored.dtype
+            ))),
+            (None, Matrices::Ternarise) if self.quantiser.is_none() => ternary(values, true),
+            (None, Matrices::AsTheyAre) if self.quantiser.is_none() => {
                 let found = exactly_ternary(values, rows, 1.0)?;
-                let elements = found.map_err(|what| stored.wrong(format!("{what}; {WAYS_OUT}")))?;
-                Ok(floats(elements, None))
+                let wrong = |what| stored.wrong(format!("{what}; {WAYS_OUT}"));
+                Ok(floats(found.map_err(wrong)?, None))
             }
+            (None, _) => Ok(floats(Elements::Float(Box::new(values), width), None)),
         }
     }
 }
@@ -228,28 +234,35 @@ impl Rows<i8> for Packed<'_> {
     }
 }
 
-/// Weights as BitNet b1.58 rounds them, and what that loses.
-pub(super) fn rounded(
+/// Weights as BitNet b1.58 rounds them, and their scale.
+fn rounded(
     values: FloatRows<'_>,
     rows: usize,
-) -> Result<(Elements<'_>, Loss), ImportError> {
+) -> Result<(Ternarised<FloatRows<'_>>, f32), ImportError> {
     let scale = absmean(&values, rows)?.max(1e-5);
     let inverse = 1.0 / scale;
+    let weights = Ternarised {
+        rows: values,
+        inverse,
+        round: f32::round_ties_even,
+    };
+    Ok((weights, scale))
+}
+
+/// What rounding loses.
+fn loss(weights: &Ternarised<FloatRows<'_>>, scale: f32, rows: usize) -> Result<Loss, ImportError> {
     let mut loss = Loss::default();
-    in_runs(&values, rows, |_, values| {
-        for &value in values {
-            let stored = f32::from(ternarise(value, inverse)) * scale;
-            loss.error += f64::from(value - stored).powi(2);
+    let mut rounded = Vec::new();
+    in_runs(&weights.rows, rows, |first, values| {
+        rounded.resize(values.len(), 0);
+        weights.read(first, &mut rounded)?;
+        for (&value, &weight) in values.iter().zip(&rounded) {
+            loss.error += f64::from(value - f32::from(weight) * scale).powi(2);
             loss.value += f64::from(value).powi(2);
         }
         Ok(())
     })?;
-    let weights = Ternarised {
-        rows: values,
-        inverse,
-    };
-    let elements = Elements::Ternary(Box::new(weights), Scale::Tensor(scale));
-    Ok((elements, loss))
+    Ok(loss)
 }
 
 /// Weights of which each row has one magnitude besides zero, times `factor`; or why they are not such.

@@ -6,7 +6,9 @@
 //! Invariants: nothing is approximated without being asked for, what cannot be represented is refused by name; memory
 //! does not grow with the model, since tensors are read in runs of rows.
 
+pub mod bit_llama;
 mod decoder;
+mod directory;
 mod error;
 mod fields;
 pub mod hf_bitnet;
@@ -18,12 +20,11 @@ mod rows;
 pub mod safetensors;
 mod save;
 pub mod text;
+pub mod ttt_lm;
 
 pub use error::ImportError;
 pub use fields::Fields;
 pub use metadata::Metadata;
 pub use options::{Activations, Embedding, KvCache, Matrices, Options};
-pub use rows::{
-    Elements, HalfSplit, InMemory, Rows, Tensor, Ternarised, Width, absmean, in_runs, ternarise,
-};
+pub use rows::{Elements, HalfSplit, InMemory, Rows, Tensor, Ternarised, Width, absmean, in_runs};
 pub use save::{Foreign, Loss, Source, Summary};

@@ -122,12 +122,14 @@ fn half_split(row: usize, d: usize) -> usize {
     head * d + at % 2 * (d / 2) + at / 2
 }
 
-/// Float rows rounded to ternary: `clamp(round_half_even(w * (1 / scale)), -1, 1)`.
+/// Float rows rounded to ternary: `clamp(round(w * (1 / scale)), -1, 1)`.
 pub struct Ternarised<R> {
     /// The floats.
     pub rows: R,
     /// `1 / scale`.
     pub inverse: f32,
+    /// Rounding to whole numbers.
+    pub round: fn(f32) -> f32,
 }
 
 impl<R: Rows<f32>> Rows<i8> for Ternarised<R> {
@@ -139,15 +141,10 @@ impl<R: Rows<f32>> Rows<i8> for Ternarised<R> {
         let mut values = vec![0.0; out.len()];
         self.rows.read(first, &mut values)?;
         for (out, value) in out.iter_mut().zip(values) {
-            *out = ternarise(value, self.inverse);
+            *out = (self.round)(value * self.inverse).clamp(-1.0, 1.0) as i8;
         }
         Ok(())
     }
-}
-
-/// One weight of BitNet b1.58's BitLinear; `inverse` is one by the mean of all absolute weights.
-pub fn ternarise(value: f32, inverse: f32) -> i8 {
-    (value * inverse).round_ties_even().clamp(-1.0, 1.0) as i8
 }
 
 /// Elements that are read at once.
@@ -209,9 +206,13 @@ mod tests {
 
     #[test]
     fn ties_go_to_the_even_weight_and_large_ones_are_clamped() {
-        let values = [0.5, -0.5, 0.51, -1.5, 7.0, 0.0];
-        let weights = values.map(|x| ternarise(x, 1.0));
-        assert_eq!(weights, [0, 0, 1, -1, 1, 0]);
+        let values = vec![0.5, -0.5, 0.51, -1.5, 7.0, 0.0];
+        let weights = Ternarised {
+            rows: InMemory::new(values, 3),
+            inverse: 1.0,
+            round: f32::round_ties_even,
+        };
+        assert_eq!(read_all(&weights, 2), [0, 0, 1, -1, 1, 0]);
     }
 
     #[test]

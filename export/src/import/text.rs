@@ -65,7 +65,11 @@ pub fn read(
     })
 }
 
-fn tokenizer(directory: &Path, options: &Options) -> Result<Option<Value>, ImportError> {
+/// `tokenizer.json` of a directory; `None` where none is wanted.
+///
+/// # Errors
+/// None there, or something else.
+pub fn tokenizer(directory: &Path, options: &Options) -> Result<Option<Value>, ImportError> {
     let path = directory.join("tokenizer.json");
     let hint = "get the checkpoint's tokenizer.json too, or import without text by --no-tokenizer";
     if !options.needs_tokenizer {

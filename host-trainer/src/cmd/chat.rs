@@ -90,7 +90,7 @@ pub fn run(args: &Args, out: &Output) -> Result<()> {
         chat,
         out,
         turns: Vec::new(),
-        told_of_reading_again: false,
+        told_of_rewriting: false,
     };
     console.start(args)?;
     console.talk()?;
@@ -105,7 +105,7 @@ struct Console<'m, 's, 't> {
     chat: Chat<'m, 's, 't>,
     out: &'t Output,
     turns: Vec<Turn>,
-    told_of_reading_again: bool,
+    told_of_rewriting: bool,
 }
 
 #[derive(serde::Serialize)]
@@ -190,7 +190,7 @@ impl Console<'_, '_, '_> {
 
     fn answer(&mut self, line: &str) -> Result<()> {
         let turn = self.chat.ask(line)?;
-        if turn.again && !std::mem::replace(&mut self.told_of_reading_again, true) {
+        if turn.rewritten && !std::mem::replace(&mut self.told_of_rewriting, true) {
             eprintln!(
                 "bitttt: the template writes earlier turns in another way than they were read: the conversation is read \
                  again from its start, now and whenever that is so"

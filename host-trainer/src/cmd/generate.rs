@@ -4,7 +4,7 @@ use super::chat::Talk;
 use super::machine::MachineArgs;
 use super::trained::Trained;
 use crate::engine::blob::{Blob, HOST_BATCH, load_state, memory_for, save_state};
-use crate::engine::chat::{Message, Role};
+use crate::engine::chat::{Message, Role, stop_tokens};
 use crate::engine::generate::{Generated, generate};
 use crate::engine::text::{TextTokenizer, Written};
 use crate::output::Output;
@@ -150,12 +150,32 @@ impl State {
     }
 }
 
+/// What a blob's session is to read and where it stops.
+struct Task<'a> {
+    prompt: Vec<u32>,
+    /// The text that is shown before what is made.
+    echo: &'a str,
+    stop: Vec<u32>,
+}
+
 impl Args {
-    /// Tokens to read, and what of them is shown again.
-    fn read(&self, tokenizer: &TextTokenizer<'_>, position: u64) -> Result<(Vec<u32>, &str)> {
-        if !self.chat {
-            return Ok((tokenizer.prompt(&self.prompt, position)?, &self.prompt));
+    fn task(&self, tokenizer: &TextTokenizer<'_>, position: u64) -> Result<Task<'_>> {
+        let mut task = match self.chat {
+            true => self.message(tokenizer)?,
+            false => Task {
+                prompt: tokenizer.prompt(&self.prompt, position)?,
+                echo: &self.prompt,
+                stop: tokenizer.stop().to_vec(),
+            },
+        };
+        if self.ignore_end {
+            task.stop.clear();
         }
+        Ok(task)
+    }
+
+    /// The prompt as a user's message.
+    fn message(&self, tokenizer: &TextTokenizer<'_>) -> Result<Task<'_>> {
         let template = self.talk.template(tokenizer)?;
         let template = template.context(
             "--chat needs a chat template, and this model has none; give one with --template FILE",
@@ -163,15 +183,11 @@ impl Args {
         let system = self.talk.system.iter();
         let mut messages: Vec<_> = system.map(|s| Message::new(Role::System, s)).collect();
         messages.push(Message::new(Role::User, &self.prompt));
-        let text = template.render(&messages)?;
-        Ok((tokenizer.encode_after(&text, 0)?, ""))
-    }
-
-    fn stop<'t>(&self, tokenizer: &'t TextTokenizer<'_>) -> &'t [u32] {
-        match self.ignore_end {
-            true => &[],
-            false => tokenizer.stop(),
-        }
+        Ok(Task {
+            prompt: tokenizer.encode_after(&template.render(&messages)?, 0)?,
+            echo: "",
+            stop: stop_tokens(tokenizer, Some(&template)),
+        })
     }
 }
 
@@ -272,19 +288,15 @@ fn from_checkpoint(args: &Args, out: &Output) -> Result<()> {
     let (mut graph, blob) = args.trained.load()?;
     let model = Model::from_bytes(blob.bytes())?;
     let tokenizer = TextTokenizer::of(&model)?;
-    let prompt = tokenizer.prompt(&args.prompt, 0)?;
-    let mut shown = Shown::new(out, &args.talk.stop, &args.prompt)?;
+    let task = args.task(&tokenizer, 0)?;
+    let mut shown = Shown::new(out, &args.talk.stop, task.echo)?;
     let how = (args.state.learning(), &mut sampler);
-    let tokens = graph.generate(
-        &prompt,
-        args.max_tokens,
-        args.stop(&tokenizer),
-        how,
-        |token| shown.push(tokenizer.decode(token)),
-    )?;
+    let tokens = graph.generate(&task.prompt, args.max_tokens, &task.stop, how, |token| {
+        shown.push(tokenizer.decode(token))
+    })?;
     out.result(&TrainedReport {
         text: shown.finish()?,
-        prompt_tokens: prompt.len(),
+        prompt_tokens: task.prompt.len(),
         tokens,
         device: args.trained.device.clone(),
     })
@@ -299,13 +311,13 @@ fn from_blob(args: &Args, path: &Path, out: &Output) -> Result<()> {
     let mut memory = memory_for(&model, batch)?;
     let mut session = machine.session(model, batch, &mut memory)?;
     args.state.prepare(&mut session)?;
-    let (prompt, echo) = args.read(&tokenizer, session.position())?;
-    let mut shown = Shown::new(out, &args.talk.stop, echo)?;
+    let task = args.task(&tokenizer, session.position())?;
+    let mut shown = Shown::new(out, &args.talk.stop, task.echo)?;
     let generated = generate(
         &mut session,
-        &prompt,
+        &task.prompt,
         args.max_tokens,
-        args.stop(&tokenizer),
+        &task.stop,
         &mut sampler,
         |token| shown.push(tokenizer.decode(token)),
     )?;

@@ -22,7 +22,8 @@ pub struct Args {
 
 const AFTER_HELP: &str = "Examples:
   bitttt import hf-bitnet bitnet-b1.58-2B-4T --out 2b4t.bttt
-  bitttt import hf-bitnet bitnet-b1.58-2B-4T --embedding i8 --weights t5 --out small.bttt";
+  bitttt import hf-bitnet bitnet-b1.58-2B-4T --embedding i8 --weights t5 --out small.bttt
+  bitttt import bit-llama model.bitt --inner-lr 0.1 --out model.bttt";
 
 #[derive(Subcommand, Clone, Debug)]
 enum Kind {
@@ -36,6 +37,30 @@ enum Kind {
         #[command(flatten)]
         rounding: Rounding,
     },
+    /// The reference TTT-LM in PyTorch (model_type ttt), TTT-Linear and TTT-MLP
+    TttLm {
+        #[command(flatten)]
+        common: Common,
+        /// Round matrices to ternary, and report what that loses; else they stay f16 or f32
+        #[arg(long)]
+        ternarise: bool,
+    },
+    /// Bit-TTT Engine: a directory with config.json, tokenizer.json and model.safetensors, or a .bitt file
+    BitLlama {
+        #[command(flatten)]
+        common: Common,
+        /// Inner learning rate, instead of the config's: its trainer learned with 0.1 and saved 0.01
+        #[arg(long, value_name = "F", value_parser = rate)]
+        inner_lr: Option<f32>,
+    },
+}
+
+/// A learning rate.
+fn rate(text: &str) -> Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(rate) if rate.is_finite() && rate >= 0.0 => Ok(rate),
+        _ => Err("a learning rate is a number from 0 on".to_owned()),
+    }
 }
 
 /// Choices that every format has.
@@ -152,21 +177,31 @@ struct Report {
 /// # Errors
 /// A checkpoint that is not whole or cannot be represented, a file that cannot be written; nothing is left of it then.
 pub fn run(args: &Args, out: &Output) -> Result<()> {
-    match &args.kind {
-        Kind::HfBitnet(common) => {
-            let options = common.options();
-            let model = import::hf_bitnet::open(&common.path, &options)?;
-            write(common, &options, &model, out)
+    let common = match &args.kind {
+        Kind::HfBitnet(common) => common,
+        Kind::HfLlama { common, .. }
+        | Kind::TttLm { common, .. }
+        | Kind::BitLlama { common, .. } => common,
+    };
+    let mut options = common.options();
+    let model = match &args.kind {
+        Kind::HfBitnet(_) => import::hf_bitnet::open(&common.path, &options)?,
+        Kind::HfLlama { rounding, .. } => {
+            options.matrices = rounding.matrices();
+            import::hf_llama::open(&common.path, &options)?
         }
-        Kind::HfLlama { common, rounding } => {
-            let options = Options {
-                matrices: rounding.matrices(),
-                ..common.options()
-            };
-            let model = import::hf_llama::open(&common.path, &options)?;
-            write(common, &options, &model, out)
+        Kind::TttLm { ternarise, .. } => {
+            if *ternarise {
+                options.matrices = import::Matrices::Ternarise;
+            }
+            import::ttt_lm::open(&common.path, &options)?
         }
-    }
+        Kind::BitLlama { inner_lr, .. } => {
+            options.inner_lr = *inner_lr;
+            import::bit_llama::open(&common.path, &options)?
+        }
+    };
+    write(common, &options, &model, out)
 }
 
 fn write(common: &Common, options: &Options, model: &Foreign<'_>, out: &Output) -> Result<()> {

@@ -44,6 +44,11 @@ impl History {
         Some(read.prompt.len() + form.len())
     }
 
+    /// Whether the session has read it.
+    pub fn has_read(&self) -> bool {
+        self.read.is_some()
+    }
+
     /// Takes up a turn that was answered.
     pub fn answered(&mut self, mut messages: Vec<Message>, prompt: String, answer: String) {
         messages.push(Message::new(Role::Assistant, answer.clone()));

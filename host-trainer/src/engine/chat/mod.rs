@@ -36,6 +36,8 @@ pub struct Chat<'m, 's, 't> {
     template: Option<Template>,
     history: History,
     answering: Answering,
+    /// Tokens that end an answer.
+    stop: Vec<u32>,
     /// Tokens that attention has room for, where it is limited.
     room: Option<usize>,
 }
@@ -46,6 +48,8 @@ pub struct Turn {
     tokens: Vec<u32>,
     /// Whether everything is read again.
     pub again: bool,
+    /// Whether that is because the template writes earlier turns in another way than they were read.
+    pub rewritten: bool,
     /// The conversation with the user's message, rendered; nothing without a template.
     rendered: Option<(Vec<Message>, String)>,
 }
@@ -78,6 +82,7 @@ impl<'m, 's, 't> Chat<'m, 's, 't> {
             room: limited.then(|| batch.context(model.config())),
             session,
             tokenizer,
+            stop: stop_tokens(tokenizer, template.as_ref()),
             template,
             history: History::default(),
             answering,
@@ -122,6 +127,7 @@ impl<'m, 's, 't> Chat<'m, 's, 't> {
             None => Turn {
                 tokens: self.tokenizer.prompt(line, self.session.position())?,
                 again: false,
+                rewritten: false,
                 rendered: None,
             },
             Some(template) => self.rendered(template, line)?,
@@ -146,6 +152,7 @@ impl<'m, 's, 't> Chat<'m, 's, 't> {
         Ok(Turn {
             tokens: self.tokenizer.encode_after(&text, read.unwrap_or(0))?,
             again: read.is_none(),
+            rewritten: read.is_none() && self.history.has_read(),
             rendered: Some((messages, text)),
         })
     }
@@ -188,7 +195,7 @@ impl<'m, 's, 't> Chat<'m, 's, 't> {
             &mut self.session,
             &turn.tokens,
             self.answering.max_tokens.min(left),
-            tokenizer.stop(),
+            &self.stop,
             &mut self.answering.sampler,
             |token| {
                 say(written.push(tokenizer.decode(token)))?;
@@ -209,4 +216,28 @@ impl<'m, 's, 't> Chat<'m, 's, 't> {
             generated,
         })
     }
+}
+
+/// Tokens that end an answer: the model's, and the special token that its template writes behind one. Not every model names
+/// that among its own.
+pub fn stop_tokens(tokenizer: &TextTokenizer<'_>, template: Option<&Template>) -> Vec<u32> {
+    let mut stop = tokenizer.stop().to_vec();
+    stop.extend(template.and_then(|template| end_of_answer(tokenizer, template)));
+    stop
+}
+
+fn end_of_answer(tokenizer: &TextTokenizer<'_>, template: &Template) -> Option<u32> {
+    let [ask, more] = ["a", "c"].map(|text| Message::new(Role::User, text));
+    let mut history = History::default();
+    let prompt = template.render(std::slice::from_ref(&ask)).ok()?;
+    history.answered(vec![ask], prompt, "b".to_owned());
+    let messages = [&history.messages[..], &[more]].concat();
+    let text = template.render(&messages).ok()?;
+    let after = tokenizer
+        .encode_after(&text, history.read_of(&text)?)
+        .ok()?;
+    after
+        .first()
+        .copied()
+        .filter(|&token| tokenizer.is_special(token))
 }

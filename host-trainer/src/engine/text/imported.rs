@@ -86,6 +86,12 @@ impl Imported {
         }
     }
 
+    /// Whether a token is one of those that the description calls special.
+    pub fn is_special(&self, token: u32) -> bool {
+        let added = self.library.get_added_tokens_decoder();
+        added.get(&token).is_some_and(|token| token.special)
+    }
+
     /// Whether the first token of a text has a space in front that is not the text's.
     pub fn leading_space(&self) -> bool {
         self.leading_space

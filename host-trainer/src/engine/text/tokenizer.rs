@@ -130,6 +130,14 @@ impl<'a> TextTokenizer<'a> {
         }
     }
 
+    /// Whether a token is special: it is no part of a text.
+    pub fn is_special(&self, token: u32) -> bool {
+        match &self.kind {
+            Kind::Core(tokenizer) => tokenizer.decode(token).is_empty(),
+            Kind::Imported(imported) => imported.is_special(token),
+        }
+    }
+
     /// Bytes of tokens that begin a text.
     pub fn decode_text(&self, tokens: &[u32]) -> Vec<u8> {
         let mut bytes: Vec<u8> = tokens

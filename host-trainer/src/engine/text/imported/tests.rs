@@ -126,7 +126,8 @@ proptest! {
             let back = self::text(tokenizer, &tokens);
             prop_assert_eq!(&back, &tokenizer.library.decode(&tokens, true).unwrap());
             // Metaspace cannot tell a space at the start from its own, SentencePiece a space from its sign.
-            if !(i == 2 && text.starts_with(' ')) && !(i > 0 && text.contains('\u{2581}')) {
+            let lost = i == 2 && text.starts_with(' ') || i > 0 && text.contains('\u{2581}');
+            if !lost {
                 prop_assert_eq!(&back, &text);
             }
         }
