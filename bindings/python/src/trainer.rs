@@ -13,7 +13,7 @@ use bitttt::train::checkpoint::{self, Checkpoint};
 use bitttt::train::group::Alone;
 use bitttt::{device, process};
 use pyo3::prelude::*;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 /// Rows that the exporter compares core and trainer on.
@@ -41,11 +41,11 @@ impl Trainer {
         py: Python<'_>,
         config: &Config,
         device: &str,
-        tokenizer: Option<String>,
+        tokenizer: Option<PathBuf>,
     ) -> PyResult<Self> {
         let mut run = config.run.clone();
         let made = compute(py, || {
-            let tokenizer = tokenizer.as_deref().map(Tokenizer::open).transpose()?;
+            let tokenizer = tokenizer.as_deref().map(open_tokenizer).transpose()?;
             if let Some(tokenizer) = &tokenizer {
                 run.model.fit_vocab(tokenizer.vocab_size())?;
             }
@@ -182,6 +182,13 @@ impl Trainer {
 
     fn with<T>(&self, work: impl FnOnce(&mut Inner) -> PyResult<T>) -> PyResult<T> {
         work(&mut *only_user(&self.inner, "trainer")?)
+    }
+}
+
+fn open_tokenizer(path: &Path) -> anyhow::Result<Tokenizer> {
+    match path.to_str() {
+        Some(name) => Tokenizer::open(name),
+        None => Tokenizer::load(path),
     }
 }
 

@@ -12,9 +12,10 @@ use super::claim::claim;
 use super::gradients::shared_gradients;
 use super::group::{Alone, Group};
 use super::schedule;
-use crate::config::Config;
+use crate::config::{Config, ModelConfig};
 use crate::data::batch::{Batch, SourceInfo};
 use crate::device;
+use crate::engine::blob::available_memory;
 use crate::model::{self, Model};
 use crate::tokenizer::Tokenizer;
 
@@ -38,6 +39,7 @@ impl Trainer {
             config.model.vocab_size > 0,
             "model.vocab_size is 0 and there is no tokenizer to take it from; give it"
         );
+        check_memory(&config.model)?;
         device::check(device, &config.model)?;
         device::check_segment(device, config.train.segment)?;
         let vars = model::init(&config.model, config.train.seed)?;
@@ -173,4 +175,27 @@ impl Trainer {
         }
         Ok(Some(Model::load(&self.config.model, &self.weights()?)?))
     }
+}
+
+/// Refuses what would end the process for lack of memory: every value needs its weight and two moments.
+fn check_memory(config: &ModelConfig) -> anyhow::Result<()> {
+    let [vocab, width, layers, ffn] = [
+        config.vocab_size,
+        config.d_model,
+        config.n_layers,
+        config.d_ffn,
+    ]
+    .map(|n| n as u128);
+    let values = width
+        .saturating_mul(ffn.saturating_mul(3))
+        .saturating_mul(layers)
+        .saturating_add(vocab.saturating_mul(width));
+    let bytes = values.saturating_mul(12);
+    ensure!(
+        available_memory().is_none_or(|free| bytes <= free.into()),
+        "this model needs at least {} MB of memory to be trained, more than there is; make model.vocab_size, d_model, \
+         n_layers or d_ffn smaller",
+        bytes / 1_000_000
+    );
+    Ok(())
 }
