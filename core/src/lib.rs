@@ -20,9 +20,14 @@
 //! # }
 //! ```
 #![no_std]
-// what only a mixer uses that is left out
+// what only a mixer or a feature uses that is left out
 #![cfg_attr(
-    not(all(feature = "attention", feature = "ttt-lite", feature = "ttt-mlp")),
+    not(all(
+        feature = "attention",
+        feature = "imported",
+        feature = "ttt-lite",
+        feature = "ttt-mlp"
+    )),
     allow(dead_code)
 )]
 #![deny(unsafe_code)]

@@ -1,6 +1,7 @@
 //! `bitttt inspect`
 
 use crate::engine::blob::Blob;
+use crate::engine::text::summary;
 use crate::output::Output;
 use anyhow::{Context as _, Result};
 use bitttt_core::format::{DType, Entry, LayerConfig, Mixer, Role, Section};
@@ -34,7 +35,7 @@ pub struct BlobReport {
     config: serde_json::Value,
     sections: Vec<SectionReport>,
     tensors: Vec<TensorReport>,
-    metadata: String,
+    metadata: serde_json::Value,
 }
 
 #[derive(Serialize)]
@@ -77,6 +78,9 @@ pub fn run(args: &Args, out: &Output) -> Result<()> {
         report.fingerprint
     ));
     out.say(format!("config {}", report.config));
+    if report.metadata.is_object() {
+        out.say(format!("imported {}", report.metadata));
+    }
     for section in &report.sections {
         out.say(format!(
             "section {:<14} {:>10} bytes",
@@ -124,7 +128,7 @@ pub fn describe(model: &Model<'_>, bytes: usize) -> BlobReport {
             })
             .into(),
         tensors: model.tensors().map(|e| tensor_report(&e)).collect(),
-        metadata: model.metadata().to_owned(),
+        metadata: summary(model.metadata()),
     }
 }
 
