@@ -148,7 +148,8 @@ fn tensor_report(entry: &Entry) -> TensorReport {
     }
 }
 
-fn config_json(model: &Model<'_>) -> serde_json::Value {
+/// A model's dimensions and layers.
+pub fn config_json(model: &Model<'_>) -> serde_json::Value {
     let c = model.config();
     let layers = (0..c.n_layers).filter_map(|l| model.layer_config(l).ok());
     let layers: Vec<_> = layers.map(|l| layer_json(&l)).collect();

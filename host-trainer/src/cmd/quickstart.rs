@@ -7,6 +7,7 @@ use crate::config::{Config, DataFile};
 use crate::corpus::Corpus;
 use crate::engine::blob::{Blob, HOST_BATCH, memory_for};
 use crate::engine::evaluate::{Score, documents, evaluate, read_recall};
+use crate::engine::export::Report;
 use crate::engine::generate::{Generated, generate};
 use crate::engine::machine::Machine;
 use crate::output::Output;
@@ -135,7 +136,7 @@ fn train_model(args: &Args, dir: &Path, tokenizer: Tokenizer) -> Result<Summary>
     })
 }
 
-fn export_blob(dir: &Path, path: &Path, out: &Output) -> Result<export::Report> {
+fn export_blob(dir: &Path, path: &Path, out: &Output) -> Result<Report> {
     let args = export::Args {
         checkpoint: dir.join("run"),
         out: path.to_owned(),

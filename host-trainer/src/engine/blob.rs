@@ -113,7 +113,7 @@ pub fn memory_for(model: &Model<'_>, batch: Batch) -> Result<Vec<f32>> {
 
 /// Bytes that the system can give without swapping, where it says so. Linux grants more than it has, and ends the process
 /// when that is used.
-fn available_memory() -> Option<u64> {
+pub fn available_memory() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text
         .lines()

@@ -44,7 +44,7 @@ impl Graph {
         let blueprint = blueprint(
             config,
             &saved.weights,
-            &saved.tokenizer,
+            saved.tokenizer.as_ref(),
             Storage {
                 packed: DType::T2,
                 halves: false,
