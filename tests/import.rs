@@ -198,6 +198,7 @@ fn tokenizer_template_and_stop_tokens_come_along() {
     );
     bench.write("x/chat_template.jinja", "of its own file");
     assert_eq!(metadata(&bench)["chat_template"], "of its own file");
+    std::fs::remove_file(bench.path("x.bttt")).unwrap();
     bench.write("x/tokenizer.json", "{");
     refuses_in(
         &bench,
@@ -321,8 +322,8 @@ fn tensors_that_do_not_fit_the_config_are_named() {
         &["layers.1.", "no part of such a model"],
     );
     packed(
-        |x| x.config["num_hidden_layers"] = json!(3),
-        &["layers.2.", "missing"],
+        |x| x.config["num_hidden_layers"] = json!(4),
+        &["layers.3.", "missing"],
     );
     packed(
         |x| x.config["vocab_size"] = json!(100),

@@ -5,7 +5,7 @@ use super::inspect;
 use crate::engine::blob::Blob;
 use crate::output::Output;
 use crate::process;
-use anyhow::{Context as _, Result};
+use anyhow::{Result, ensure};
 use bitttt_export::import::{self, Foreign, Options, Summary};
 use clap::{Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -247,9 +247,10 @@ fn write(common: &Common, options: &Options, model: &Foreign<'_>, out: &Output) 
             bar.finish_and_clear();
             peak_memory_bytes = process::peak_memory();
             let blob = Blob::of_file(file)?;
-            blob.model()
-                .verify()
-                .context("the finished blob is damaged; import it again")?;
+            ensure!(
+                bitttt_export::checksums_are_right(file)?,
+                "what was written is not what was meant: check the disk and import again"
+            );
             Ok(inspect::describe(&blob.model(), blob.bytes().len()))
         },
     )?;
