@@ -264,10 +264,10 @@ fn encode<const N: usize>(values: &[f32], out: &mut Vec<u8>, form: impl Fn(f32) 
 /// Appends a row's codes `round_half_even(x / scale)` and returns its scale `max|x| / 127`.
 fn int_row(row: &[f32], out: &mut Vec<u8>) -> f32 {
     let scale = row.iter().fold(0f32, |l, x| l.max(x.abs())) / 127.0;
-    let code = |x: f32| match scale {
-        0.0 => 0,
-        scale => (x / scale).round_ties_even().clamp(-127.0, 127.0) as i8 as u8,
-    };
+    let divisor = if scale == 0.0 { 1.0 } else { scale };
+    // adding 1.5 * 2^23 leaves no bits for a fraction: rounded half to even without a call for each value
+    let code =
+        |x: f32| (x / divisor + 12_582_912.0 - 12_582_912.0).clamp(-127.0, 127.0) as i8 as u8;
     out.extend(row.iter().map(|&x| code(x)));
     scale
 }
