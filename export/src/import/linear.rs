@@ -27,7 +27,8 @@ enum Quantiser {
     Divides,
 }
 
-const WAYS_OUT: &str = "--ternarise rounds such weights and reports the loss, --float keeps them";
+pub(super) const WAYS_OUT: &str =
+    "--ternarise rounds such weights and reports the loss, --float keeps them";
 
 impl Linears {
     /// Linear layers that are nothing but that.
@@ -235,10 +236,10 @@ impl Rows<i8> for Packed<'_> {
 }
 
 /// Weights as BitNet b1.58 rounds them, and their scale.
-fn rounded(
-    values: FloatRows<'_>,
+pub(super) fn rounded<R: Rows<f32>>(
+    values: R,
     rows: usize,
-) -> Result<(Ternarised<FloatRows<'_>>, f32), ImportError> {
+) -> Result<(Ternarised<R>, f32), ImportError> {
     let scale = absmean(&values, rows)?.max(1e-5);
     let inverse = 1.0 / scale;
     let weights = Ternarised {
@@ -250,7 +251,11 @@ fn rounded(
 }
 
 /// What rounding loses.
-fn loss(weights: &Ternarised<FloatRows<'_>>, scale: f32, rows: usize) -> Result<Loss, ImportError> {
+pub(super) fn loss<R: Rows<f32>>(
+    weights: &Ternarised<R>,
+    scale: f32,
+    rows: usize,
+) -> Result<Loss, ImportError> {
     let mut loss = Loss::default();
     let mut rounded = Vec::new();
     in_runs(&weights.rows, rows, |first, values| {

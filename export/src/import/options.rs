@@ -49,6 +49,16 @@ pub enum Matrices {
     Float,
 }
 
+/// How weights of the type `I2_S` of Microsoft's fork of llama.cpp lie in their bytes, which a GGUF file does not say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum I2sLayout {
+    /// 128 weights in 32 bytes: made on x86, as published files are.
+    #[default]
+    X86,
+    /// 64 weights in 16 bytes: made on ARM.
+    Arm,
+}
+
 /// All choices.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
@@ -68,6 +78,8 @@ pub struct Options {
     pub matrices: Matrices,
     /// Inner learning rate instead of the one in the config (`bit-llama`).
     pub inner_lr: Option<f32>,
+    /// Layout of `I2_S` weights (`gguf`).
+    pub i2s: I2sLayout,
 }
 
 impl Default for Options {
@@ -81,6 +93,7 @@ impl Default for Options {
             needs_tokenizer: true,
             matrices: Matrices::default(),
             inner_lr: None,
+            i2s: I2sLayout::default(),
         }
     }
 }

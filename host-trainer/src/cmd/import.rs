@@ -4,6 +4,7 @@ use super::export::Packed;
 use super::inspect;
 use crate::engine::blob::Blob;
 use crate::output::Output;
+use crate::process;
 use anyhow::{Context as _, Result};
 use bitttt_export::import::{self, Foreign, Options, Summary};
 use clap::{Subcommand, ValueEnum};
@@ -23,6 +24,7 @@ pub struct Args {
 const AFTER_HELP: &str = "Examples:
   bitttt import hf-bitnet bitnet-b1.58-2B-4T --out 2b4t.bttt
   bitttt import hf-bitnet bitnet-b1.58-2B-4T --embedding i8 --weights t5 --out small.bttt
+  bitttt import gguf ggml-model-i2_s.gguf --out 2b4t.bttt
   bitttt import bit-llama model.bitt --inner-lr 0.1 --out model.bttt";
 
 #[derive(Subcommand, Clone, Debug)]
@@ -36,6 +38,16 @@ enum Kind {
         common: Common,
         #[command(flatten)]
         rounding: Rounding,
+    },
+    /// A .gguf file of llama.cpp or of its fork for BitNet: architectures bitnet, bitnet-b1.58 and llama
+    Gguf {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        rounding: Rounding,
+        /// Kind of machine that I2_S weights were made on, which files do not say: published ones on x86
+        #[arg(long, value_name = "MACHINE", value_enum, default_value_t = I2sLayout::X86)]
+        i2s: I2sLayout,
     },
     /// The reference TTT-LM in PyTorch (model_type ttt), TTT-Linear and TTT-MLP
     TttLm {
@@ -122,6 +134,12 @@ enum KvCache {
     F32,
 }
 
+#[derive(ValueEnum, Clone, Copy, Debug)]
+enum I2sLayout {
+    X86,
+    Arm,
+}
+
 impl Common {
     fn options(&self) -> Options {
         Options {
@@ -170,6 +188,8 @@ struct Report {
     #[serde(flatten)]
     summary: Summary,
     seconds: f64,
+    /// The most memory that the process took until the blob was written; checking it maps all of it.
+    peak_memory_bytes: Option<u64>,
 }
 
 /// Runs the command.
@@ -180,6 +200,7 @@ pub fn run(args: &Args, out: &Output) -> Result<()> {
     let common = match &args.kind {
         Kind::HfBitnet(common) => common,
         Kind::HfLlama { common, .. }
+        | Kind::Gguf { common, .. }
         | Kind::TttLm { common, .. }
         | Kind::BitLlama { common, .. } => common,
     };
@@ -189,6 +210,14 @@ pub fn run(args: &Args, out: &Output) -> Result<()> {
         Kind::HfLlama { rounding, .. } => {
             options.matrices = rounding.matrices();
             import::hf_llama::open(&common.path, &options)?
+        }
+        Kind::Gguf { rounding, i2s, .. } => {
+            options.matrices = rounding.matrices();
+            options.i2s = match i2s {
+                I2sLayout::X86 => import::I2sLayout::X86,
+                I2sLayout::Arm => import::I2sLayout::Arm,
+            };
+            import::gguf::open(&common.path, &options)?
         }
         Kind::TttLm { ternarise, .. } => {
             if *ternarise {
@@ -209,12 +238,14 @@ fn write(common: &Common, options: &Options, model: &Foreign<'_>, out: &Output) 
     let bar = ProgressBar::new(model.source.bytes());
     let template = "{bar:30} {bytes} of {total_bytes}, {binary_bytes_per_sec}, {eta} left";
     bar.set_style(ProgressStyle::with_template(template)?);
+    let mut peak_memory_bytes = None;
     let (summary, described) = model.save::<_, anyhow::Error>(
         &common.out,
         options,
         |bytes| bar.inc(bytes),
         |file| {
             bar.finish_and_clear();
+            peak_memory_bytes = process::peak_memory();
             let blob = Blob::of_file(file)?;
             blob.model()
                 .verify()
@@ -232,8 +263,12 @@ fn write(common: &Common, options: &Options, model: &Foreign<'_>, out: &Output) 
         chat_template: model.metadata.chat_template.is_some(),
         summary,
         seconds: start.elapsed().as_secs_f64(),
+        peak_memory_bytes,
     };
     say(&report, out);
+    if let Some(note) = &model.metadata.note {
+        out.say(format_args!("note: {note}"));
+    }
     out.result(&report)
 }
 
