@@ -65,12 +65,14 @@ impl Config {
         Ok(Self { run })
     }
 
+    /// Reads a file in TOML.
     #[staticmethod]
     fn load(py: Python<'_>, path: PathBuf) -> PyResult<Self> {
         let run = compute(py, || RunConfig::load(&path))?.or_file()?;
         Ok(Self { run })
     }
 
+    /// All fields.
     fn to_dict<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let fields = serde_json::to_value(&self.run);
         to_python(py, &fields.map_err(anyhow::Error::from).or_input()?)

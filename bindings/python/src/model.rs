@@ -44,36 +44,43 @@ impl Model {
         to_python(py, &config_json(&self.blob.model()))
     }
 
+    /// The file.
     #[getter]
     fn path(&self) -> &std::path::Path {
         &self.path
     }
 
+    /// Identifies the content, in eight hexadecimal digits.
     #[getter]
     fn fingerprint(&self) -> String {
         format!("{:08x}", self.blob.model().fingerprint())
     }
 
+    /// Number of tokens, and of logits.
     #[getter]
     pub fn vocab_size(&self) -> u32 {
         self.blob.model().config().vocab_size
     }
 
+    /// Token that starts and separates documents.
     #[getter]
     pub fn document_token(&self) -> u32 {
         self.blob.model().config().document_token
     }
 
+    /// Whether it takes and makes text.
     #[getter]
     fn has_tokenizer(&self, py: Python<'_>) -> bool {
         self.words(py).is_ok()
     }
 
+    /// Tokens that end what it writes.
     #[getter]
     fn stop_tokens(&self, py: Python<'_>) -> PyResult<Vec<u32>> {
         Ok(self.words(py)?.stop().to_vec())
     }
 
+    /// What its maker wrote into the file.
     #[getter]
     fn metadata(&self) -> String {
         self.blob.model().metadata().to_owned()
@@ -85,11 +92,13 @@ impl Model {
         self.blob.bytes().len()
     }
 
+    /// Tokens of a text, without the document token.
     fn encode(&self, py: Python<'_>, text: &str) -> PyResult<Vec<u32>> {
         let tokenizer = self.words(py)?.tokenizer();
         compute(py, || tokenizer.encode(text))?.or_input()
     }
 
+    /// Text of tokens; what is no whole character is U+FFFD.
     fn decode(&self, py: Python<'_>, tokens: &Bound<'_, PyAny>) -> PyResult<String> {
         let tokenizer = self.words(py)?.tokenizer();
         let tokens = arrays::tokens(tokens, self.vocab_size())?;
@@ -97,6 +106,7 @@ impl Model {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
+    /// A conversation as an imported model was taught to read it, up to where its answer begins.
     fn apply_chat_template(&self, py: Python<'_>, messages: &Bound<'_, PyAny>) -> PyResult<String> {
         let template = self.words(py)?.template().ok_or_else(|| {
             input("this model has no chat template: write the conversation as it was taught")
