@@ -222,7 +222,8 @@ impl<'m, 's> Session<'m, 's> {
         Ok(())
     }
 
-    /// Lends the session threads. Without it it runs on its caller's alone; the results are the same bits.
+    /// Lends the session threads (feature `threads`). Without it it runs on its caller's alone; the results are the same bits.
+    #[cfg(feature = "threads")]
     pub fn set_parallel(&mut self, parallel: &'s dyn Parallel) {
         self.parallel = parallel;
     }

@@ -221,6 +221,7 @@ impl Backend {
         let units = |p: &Product<'_>| p.m.rows.div_ceil(UNIT);
         let total: usize = products.iter().map(units).sum();
         let work: usize = products.iter().map(Product::work).sum();
+        let parallel = parallel::helpers(parallel);
         let worth = (work / self.min_part()).min(total);
         let parts = parallel.width().min(worth).max(1);
         let run = |part: usize| {

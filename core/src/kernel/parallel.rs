@@ -33,6 +33,20 @@ unsafe impl Parallel for Alone {
     }
 }
 
+/// Whom to hand parts to. Without the feature `threads` nobody, which the compiler then knows: on a device with one core,
+/// calls through pointers and what they pass are a tenth of the engine and of its stack.
+#[cfg(feature = "threads")]
+pub(crate) fn helpers(parallel: &dyn Parallel) -> &dyn Parallel {
+    parallel
+}
+
+/// As above.
+#[cfg(not(feature = "threads"))]
+#[inline(always)]
+pub(crate) fn helpers(_: &dyn Parallel) -> &'static Alone {
+    &Alone
+}
+
 /// A slice that parts write to at the same time, each to its own elements.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shared<'a, T> {
@@ -119,7 +133,7 @@ pub(crate) fn split<const C: usize, const M: usize>(
 ) {
     let owned = owned.map(|(all, each)| (Shared::new(all), each));
     let matrices = matrices.map(|(all, each)| (Shared::new(all), each));
-    parallel.run(parts, &|i| {
+    helpers(parallel).run(parts, &|i| {
         // SAFETY: `run` calls each i once, and chunks of different parts do not overlap.
         let chunks = owned.map(|(all, each)| unsafe { all.piece(i * each..(i + 1) * each) });
         let columns = matrices.map(|(all, each)| Columns {
@@ -153,6 +167,7 @@ pub(crate) fn split_tokens(
     owned: [(&mut [f32], usize); 3],
     part: &(dyn Fn(usize, [&mut [f32]; 3]) + Sync),
 ) {
+    let parallel = helpers(parallel);
     let parts = parallel.width().min(tokens / MIN_TOKENS);
     if parts < 2 {
         return part(0, owned.map(|(all, _)| all));

@@ -2,6 +2,7 @@
 #![no_std]
 
 mod clock;
+mod memory;
 mod ram;
 
 use bitttt_firmware::Chip;
