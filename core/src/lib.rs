@@ -20,9 +20,16 @@
 //! # }
 //! ```
 #![no_std]
-// what only a mixer uses that is left out
+// what only a part uses that is left out
 #![cfg_attr(
-    not(all(feature = "attention", feature = "ttt-lite", feature = "ttt-mlp")),
+    not(all(
+        feature = "attention",
+        feature = "bpe",
+        feature = "floats",
+        feature = "t2",
+        feature = "ttt-lite",
+        feature = "ttt-mlp"
+    )),
     allow(dead_code)
 )]
 #![deny(unsafe_code)]

@@ -4,8 +4,7 @@
 //! the same tokens leave the same bits in logits and state.
 
 use crate::block::Block;
-use crate::format::Config;
-use crate::format::Role;
+use crate::format::{Config, DType, Role};
 use crate::kernel::{Alone, Backend, Parallel};
 use crate::math::{rope_frequency, rope_row};
 use crate::memory::{Batch, MemoryPlan, layer_state};
@@ -422,8 +421,8 @@ fn embed(table: &Matrix<'_>, tokens: &[u32], h: &mut [f32]) {
                     .zip(row)
                     .for_each(|(h, &code)| *h = f32::from(code) * scale);
             }
-            Weights::Float(all) => all.row(token, d).copy_to(h),
-            Weights::T2(..) | Weights::T5(..) => {} // refused by the table check
+            Weights::Float(all) if DType::F32.is_built(true) => all.row(token, d).copy_to(h),
+            _ => {} // refused when the model was read
         }
     }
 }

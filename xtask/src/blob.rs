@@ -4,6 +4,7 @@ use crate::command::root;
 use anyhow::{Context, Result};
 use bitttt_core::format::{Config, DType};
 use bitttt_export::random::{FULL_LAYER, blueprint, small_config};
+use bitttt_export::{Blueprint, TensorData};
 use std::path::{Path, PathBuf};
 
 /// The model that the repository carries, if it is there.
@@ -20,10 +21,11 @@ pub fn random(dtype: DType) -> Result<PathBuf> {
         mini_batch: 16,
         ..small_config()
     };
-    save(&config, 3, dtype, "random")
+    let blueprint = blueprint(&config, &[FULL_LAYER; 3], dtype, 1);
+    save(&blueprint, &format!("random-{}", dtype.name()))
 }
 
-/// A random model for a board with 16 KiB of RAM, every part of a layer in use.
+/// A random model for a board with 16 KiB of RAM, every part of a layer in use, stored as every firmware reads it.
 pub fn small() -> Result<PathBuf> {
     let config = Config {
         d_model: 32,
@@ -32,15 +34,21 @@ pub fn small() -> Result<PathBuf> {
         mini_batch: 4,
         ..small_config()
     };
-    save(&config, 1, DType::T5, "small")
+    let mut blueprint = blueprint(&config, &[FULL_LAYER], DType::T5, 1);
+    for tensor in blueprint.tensors.values_mut() {
+        if let TensorData::F16(values) = tensor {
+            *tensor = TensorData::F32(std::mem::take(values));
+        }
+    }
+    save(&blueprint, "small")
 }
 
-fn save(config: &Config, layers: usize, dtype: DType, name: &str) -> Result<PathBuf> {
+fn save(blueprint: &Blueprint, name: &str) -> Result<PathBuf> {
     let folder = root().join("target/xtask");
     std::fs::create_dir_all(&folder)
         .with_context(|| format!("cannot make {}", folder.display()))?;
-    let path = folder.join(format!("{name}-{dtype:?}.bttt").to_lowercase());
-    blueprint(config, &vec![FULL_LAYER; layers], dtype, 1).save(&path)?;
+    let path = folder.join(name).with_extension("bttt");
+    blueprint.save(&path)?;
     Ok(path)
 }
 

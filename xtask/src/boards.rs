@@ -19,6 +19,28 @@ const RISCV: Emulator = Emulator {
     package: "qemu-system-misc",
 };
 
+/// What of the engine a firmware has; each has what those before it have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Engine {
+    /// ttt-linear, alphabets, the most probable token; matrices as `t5` or `i8`, vectors as `f32`.
+    Minimal,
+    /// Tokenizers with merges, sampling, every way to store a tensor, and the check of the whole blob.
+    Linear,
+    /// All mixers.
+    Full,
+}
+
+impl Engine {
+    /// Arguments of cargo, which choose the features of a board's crate.
+    pub fn arguments(self) -> &'static [&'static str] {
+        match self {
+            Self::Minimal => &["--no-default-features"],
+            Self::Linear => &["--no-default-features", "--features", "text"],
+            Self::Full => &[],
+        }
+    }
+}
+
 /// One board and the firmware crate of its family.
 pub struct Board {
     /// Name in tables and JSON, and of its cargo configuration in the family's folder, `boards/NAME.toml`.
@@ -29,8 +51,8 @@ pub struct Board {
     pub target: &'static str,
     /// What plays it.
     pub emulator: Emulator,
-    /// All mixers; else ttt-linear alone, and a model that needs more does not fit.
-    pub mixers: bool,
+    /// What a model may need.
+    pub engine: Engine,
     /// Bytes of flash that it has.
     pub flash: u64,
     /// Bytes of RAM that it has.
@@ -47,7 +69,7 @@ const CORTEX_M: Board = Board {
     folder: "firmware-example/cortex-m",
     target: "thumbv7em-none-eabihf",
     emulator: ARM,
-    mixers: true,
+    engine: Engine::Full,
     flash: 4 << 20,
     ram: 4 << 20,
     flash_limit: 44_400,
@@ -89,7 +111,13 @@ pub const BOARDS: &[Board] = &[
     CORTEX_M,
     Board {
         name: "cortex-m4f-linear",
-        mixers: false,
+        engine: Engine::Linear,
+        flash_limit: 36_400,
+        ..CORTEX_M
+    },
+    Board {
+        name: "cortex-m4f-minimal",
+        engine: Engine::Minimal,
         flash_limit: 36_400,
         ..CORTEX_M
     },

@@ -128,7 +128,7 @@ pub fn cargo_for(
     let mut cargo = cargo(arguments);
     cargo
         .args(["--release", "--locked"])
-        .args((!board.mixers).then_some("--no-default-features"))
+        .args(board.engine.arguments())
         .arg("--config")
         .arg(board.configuration())
         .arg("--target-dir")

@@ -131,6 +131,11 @@ impl Role {
         }
     }
 
+    /// Whether a tensor of this role is a matrix that vectors are multiplied with, or whose rows are.
+    pub(crate) const fn is_matrix(self) -> bool {
+        self.allows(DType::I8)
+    }
+
     /// Whether a tensor of this role may be stored in this type.
     pub const fn allows(self, dtype: DType) -> bool {
         match self {
