@@ -176,7 +176,7 @@ const fn is(layer: Option<&LayerConfig>, mixer: Mixer) -> bool {
 }
 
 /// Width of all keys, or all values.
-const fn kv_width(config: &Config, layer: Option<&LayerConfig>) -> u32 {
+pub(crate) const fn kv_width(config: &Config, layer: Option<&LayerConfig>) -> u32 {
     match layer {
         Some(layer) if is(Some(layer), Mixer::Attention) => layer.kv_heads as u32 * config.d_head(),
         _ => config.d_model,

@@ -351,8 +351,9 @@ fn row_width<W>(data: &[W], m: &Matrix<'_>) -> usize {
 }
 
 /// Row `r` of `width` elements.
-#[inline(always)]
-fn row<W>(data: &[W], r: usize, width: usize) -> &[W] {
+#[cfg_attr(bitttt_micro, inline(never))]
+#[cfg_attr(not(bitttt_micro), inline(always))]
+pub(crate) fn row<W>(data: &[W], r: usize, width: usize) -> &[W] {
     data.get(r * width..)
         .and_then(|data| data.get(..width))
         .unwrap_or(&[])

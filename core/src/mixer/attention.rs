@@ -19,6 +19,7 @@ use crate::workspace::Pass;
 use core::ops::Range;
 
 /// Attends from every token of the pass; the parts are heads of keys and values with the query heads that share them.
+#[cfg_attr(bitttt_micro, inline(never))]
 pub(super) fn attend(
     record: &LayerConfig,
     pass: &Pass<'_>,
