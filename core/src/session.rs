@@ -354,6 +354,7 @@ impl<'m, 's> Session<'m, 's> {
     }
 
     /// What of the rotary angles does not depend on the tokens.
+    #[cfg_attr(bitttt_micro, inline(never))]
     fn fill_rope(&mut self) {
         let config = *self.model.config();
         let d = (config.d_head() as usize).max(1);
@@ -369,6 +370,7 @@ impl<'m, 's> Session<'m, 's> {
     }
 
     /// Rotary angles of the next `n` tokens.
+    #[cfg_attr(bitttt_micro, inline(never))]
     fn fill_angles(&mut self, n: usize) {
         let d = (self.model.config().d_head() as usize).max(1);
         let mut cutter = Cutter(&mut *self.scratch);
@@ -409,6 +411,7 @@ fn for_each_layer<'m>(
 }
 
 /// Rows of the embedding `[n, D]`.
+#[cfg_attr(bitttt_micro, inline(never))]
 fn embed(table: &Matrix<'_>, tokens: &[u32], h: &mut [f32]) {
     let d = table.cols.max(1);
     for (&token, h) in tokens.iter().zip(h.pieces_mut(d)) {

@@ -325,7 +325,7 @@ fn larger(a: f32, b: f32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::super::Backend;
-    use super::super::parallel::{Alone, split};
+    use super::super::parallel::{Alone, Divided, split};
     use super::*;
     use std::vec::Vec;
 
@@ -339,7 +339,9 @@ mod tests {
             (&mut running, 2 * group),
             (&mut out, group * d),
         ];
-        split(&Alone, 1, [], rows, &|_, [], [query, running, out]| {
+        let mut rows = rows.map(|(rows, each)| Divided::new(rows, each));
+        split(&Alone, 1, &mut [], &mut rows, &|_, [], columns| {
+            let [query, running, out] = columns.columns();
             let mut queries = Queries {
                 query,
                 running,

@@ -118,30 +118,74 @@ impl Columns<'_> {
     }
 }
 
+/// A slice to be cut, and how many of its elements (of each row, where it is a matrix) belong to a part.
+pub(crate) struct Divided<'a> {
+    all: Shared<'a, f32>,
+    each: usize,
+}
+
+impl<'a> Divided<'a> {
+    pub fn new(all: &'a mut [f32], each: usize) -> Self {
+        let all = Shared::new(all);
+        Self { all, each }
+    }
+}
+
+/// One part's columns of several matrices.
+pub(crate) struct Rows<'a, const M: usize> {
+    matrices: &'a [Divided<'a>; M],
+    parts: usize,
+    part: usize,
+}
+
+impl<'a, const M: usize> Rows<'a, M> {
+    /// The part's columns of row `t` of each matrix.
+    #[inline(always)]
+    pub fn rows(&mut self, t: usize) -> [&mut [f32]; M] {
+        self.matrices.each_ref().map(|cut| {
+            let start = (t * self.parts + self.part) * cut.each;
+            // SAFETY: only this part has these columns, and `&mut self` keeps two of its rows apart.
+            unsafe { cut.all.piece(start..start + cut.each) }
+        })
+    }
+
+    /// All of them, matrix by matrix.
+    pub fn columns(self) -> [Columns<'a>; M] {
+        self.matrices.each_ref().map(|cut| Columns {
+            all: cut.all,
+            width: self.parts * cut.each,
+            columns: self.part * cut.each..(self.part + 1) * cut.each,
+        })
+    }
+}
+
 /// What [`split`] runs: part number, its chunks, its columns.
 type Part<'f, const C: usize, const M: usize> =
-    dyn Fn(usize, [&mut [f32]; C], [Columns<'_>; M]) + Sync + 'f;
+    dyn Fn(usize, [&mut [f32]; C], Rows<'_, M>) + Sync + 'f;
 
-/// Cuts `owned` slices into chunks and `matrices` into columns, `each` elements a part (the last parts get none where
-/// a slice is short), and runs `part(i, chunks, columns)` on them.
+/// Cuts `owned` slices into chunks and `matrices` into columns (the last parts get none where a slice is short), and runs
+/// `part(i, chunks, columns)` on them. They are passed by reference, because arrays of slices are most of what it takes
+/// of a device's stack.
+#[inline(always)]
 pub(crate) fn split<const C: usize, const M: usize>(
     parallel: &dyn Parallel,
     parts: usize,
-    owned: [(&mut [f32], usize); C],
-    matrices: [(&mut [f32], usize); M],
+    owned: &mut [Divided<'_>; C],
+    matrices: &mut [Divided<'_>; M],
     part: &Part<'_, C, M>,
 ) {
-    let owned = owned.map(|(all, each)| (Shared::new(all), each));
-    let matrices = matrices.map(|(all, each)| (Shared::new(all), each));
+    let (owned, matrices) = (&*owned, &*matrices);
     helpers(parallel).run(parts, &|i| {
         // SAFETY: `run` calls each i once, and chunks of different parts do not overlap.
-        let chunks = owned.map(|(all, each)| unsafe { all.piece(i * each..(i + 1) * each) });
-        let columns = matrices.map(|(all, each)| Columns {
-            all,
-            width: parts * each,
-            columns: i * each..(i + 1) * each,
-        });
-        part(i, chunks, columns);
+        let chunks = owned
+            .each_ref()
+            .map(|cut| unsafe { cut.all.piece(i * cut.each..(i + 1) * cut.each) });
+        let rows = Rows {
+            matrices,
+            parts,
+            part: i,
+        };
+        part(i, chunks, rows);
     });
 }
 

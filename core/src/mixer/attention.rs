@@ -10,7 +10,7 @@ use crate::format::{Config, LayerConfig};
 use crate::kernel::Backend;
 use crate::kernel::attention::{Queries, Tile};
 use crate::kernel::lanes::copy;
-use crate::kernel::parallel::{Columns, split};
+use crate::kernel::parallel::{Columns, Divided, split};
 use crate::math::sqrt;
 use crate::memory::{Batch, TILE, cache_words, slots, widened_words};
 use crate::model::Floats;
@@ -42,15 +42,16 @@ pub(super) fn attend(
     split(
         pass.parallel,
         kv_heads,
-        [(state, words), (widened, wide)],
-        [
-            (q, group * d),
-            (k, d),
-            (v, d),
-            (x, group * d),
-            (running, 2 * group),
+        &mut [Divided::new(state, words), Divided::new(widened, wide)],
+        &mut [
+            Divided::new(q, group * d),
+            Divided::new(k, d),
+            Divided::new(v, d),
+            Divided::new(x, group * d),
+            Divided::new(running, 2 * group),
         ],
-        &|_, [words, widened], [query, key, value, out, running]| {
+        &|_, [words, widened], columns| {
+            let [query, key, value, out, running] = columns.columns();
             let cache = Cache {
                 words,
                 f32: record.kv_f32,

@@ -4,7 +4,7 @@
 use super::{Heads, Rows};
 use crate::block::{Block, Ttt};
 use crate::format::{Config, Role};
-use crate::kernel::parallel::{Columns, split};
+use crate::kernel::parallel::{self, Divided, split};
 use crate::kernel::row;
 use crate::kernel::ttt::{FastLayer, InnerNorm, TttHead, TttToken, start_over};
 use crate::math::sigmoid;
@@ -39,14 +39,13 @@ pub(super) fn learn(
     split(
         pass.parallel,
         h,
-        [
-            (state, head_state(config, record)),
-            (temp, ttt_temp(config, record)),
-            (&mut *drops, 1),
+        &mut [
+            Divided::new(state, head_state(config, record)),
+            Divided::new(temp, ttt_temp(config, record)),
+            Divided::new(&mut *drops, 1),
         ],
-        rows.map(|rows| (rows, d)),
-        &|h, [state, temp, drops], mut rows| {
-            let rows = &mut rows;
+        &mut rows.map(|rows| Divided::new(rows, d)),
+        &|h, [state, temp, drops], rows| {
             let dropped = run_head(h, mixer, pass, state, rates, heads.rope, temp, rows);
             drops.fill(dropped as f32);
         },
@@ -65,7 +64,7 @@ fn run_head(
     rates: &[f32],
     rope: &[f32],
     temp: &mut [f32],
-    [q, k, v, out]: &mut [Columns<'_>; 4],
+    mut rows: parallel::Rows<'_, 4>,
 ) -> u32 {
     let (d, heads) = (pass.config.d_head() as usize, pass.config.n_heads as usize);
     let head = &mut head(mixer, pass.config, state, h);
@@ -73,19 +72,19 @@ fn run_head(
     for t in 0..pass.tokens {
         let i = pass.place(t);
         let angles = row(rope, i, d);
-        let (q, k) = (q.row(t), k.row(t));
+        let [q, k, v, out] = rows.rows(t);
         pass.backend.rotate(q, angles);
         pass.backend.rotate(k, angles);
         let rate = rates.get(t * heads + h).copied();
         let token = TttToken {
             q,
             k,
-            v: v.row(t),
+            v,
             i,
             rate: rate.filter(|_| pass.learning),
             tau: tau(mixer, i),
         };
-        pass.backend.ttt_step(head, &token, temp, out.row(t));
+        pass.backend.ttt_step(head, &token, temp, out);
         let full = i + 1 == usize::from(pass.config.mini_batch);
         if full && !pass.backend.ttt_close(head, token.tau, temp) {
             dropped += 1;

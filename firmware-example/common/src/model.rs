@@ -36,6 +36,10 @@ pub const TOKENS: usize = include!(concat!(env!("OUT_DIR"), "/tokens"));
 /// What about the model or the memory, of [`PLAN`]`.words()` words, is not as it should be.
 #[inline(never)]
 pub(crate) fn open(memory: &mut [f32]) -> Result<Session<'static, '_>, Fault> {
-    let model = Model::from_bytes(BLOB).map_err(|_| "the blob is not a model of this version")?;
-    Session::new(model, Batch::ONE, memory).map_err(|_| "session memory is too short")
+    match Model::from_bytes(BLOB) {
+        Ok(model) => {
+            Session::new(model, Batch::ONE, memory).map_err(|_| "session memory is too short")
+        }
+        Err(_) => Err("the blob is not a model of this version"),
+    }
 }
