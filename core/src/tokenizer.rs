@@ -179,6 +179,7 @@ impl<'a> Tokenizer<'a> {
     ///
     /// # Errors
     /// [`EncodeError::Buffer`].
+    #[cfg_attr(bitttt_micro, inline(never))]
     pub fn encode(&self, text: &[u8], out: &mut [u32]) -> Result<usize, EncodeError> {
         if self.alphabet || !BPE {
             return self.encode_bytes(text, out);

@@ -2,7 +2,7 @@
 
 use crate::command::root;
 use anyhow::{Context, Result};
-use bitttt_core::format::{Config, DType};
+use bitttt_core::format::{Config, DType, LayerConfig, Mixer};
 use bitttt_export::random::{FULL_LAYER, blueprint, small_config};
 use bitttt_export::{Blueprint, TensorData};
 use std::path::{Path, PathBuf};
@@ -23,6 +23,27 @@ pub fn random(dtype: DType) -> Result<PathBuf> {
     };
     let blueprint = blueprint(&config, &[FULL_LAYER; 3], dtype, 1);
     save(&blueprint, &format!("random-{}", dtype.name()))
+}
+
+/// A random model with a layer of each mixer.
+pub fn mixers() -> Result<PathBuf> {
+    let config = Config {
+        d_model: 64,
+        d_ffn: 144,
+        n_heads: 4,
+        mini_batch: 8,
+        ..small_config()
+    };
+    let layers = Mixer::ALL.map(|mixer| match mixer {
+        Mixer::TttLinear => FULL_LAYER,
+        Mixer::Attention => LayerConfig {
+            kv_heads: 2,
+            window: 24,
+            ..LayerConfig::of(mixer)
+        },
+        _ => LayerConfig::of(mixer),
+    });
+    save(&blueprint(&config, &layers, DType::T5, 1), "mixers")
 }
 
 /// A random model for a board with 16 KiB of RAM, every part of a layer in use, stored as every firmware reads it.
@@ -59,5 +80,18 @@ pub fn choose(named: Option<&Path>) -> Result<PathBuf> {
             .canonicalize()
             .with_context(|| format!("cannot read the model {}", path.display())),
         None => demo().map_or_else(|| random(DType::T2), Ok),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    /// For measurements by hand: `cargo xtask firmware --blob target/xtask/mixers.bttt`.
+    #[test]
+    fn a_model_has_every_mixer() {
+        let blob = std::fs::read(super::mixers().unwrap()).unwrap();
+        let blob = bitttt_export::AlignedCopy::of(&blob);
+        let model = bitttt_core::Model::from_bytes(blob.bytes()).unwrap();
+        let mixers = (0..4).map(|layer| model.layer_config(layer).unwrap().mixer);
+        assert!(mixers.eq(super::Mixer::ALL));
     }
 }

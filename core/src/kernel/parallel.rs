@@ -142,11 +142,9 @@ impl<'a, const M: usize> Rows<'a, M> {
     /// The part's columns of row `t` of each matrix.
     #[inline(always)]
     pub fn rows(&mut self, t: usize) -> [&mut [f32]; M] {
-        self.matrices.each_ref().map(|cut| {
-            let start = (t * self.parts + self.part) * cut.each;
-            // SAFETY: only this part has these columns, and `&mut self` keeps two of its rows apart.
-            unsafe { cut.all.piece(start..start + cut.each) }
-        })
+        let place = t * self.parts + self.part;
+        // SAFETY: only this part has these columns, and `&mut self` keeps two of its rows apart.
+        unsafe { pieces(self.matrices, place) }
     }
 
     /// All of them, matrix by matrix.
@@ -157,6 +155,18 @@ impl<'a, const M: usize> Rows<'a, M> {
             columns: self.part * cut.each..(self.part + 1) * cut.each,
         })
     }
+}
+
+/// Piece `place` of each slice.
+///
+/// # Safety
+/// No other live piece overlaps them.
+unsafe fn pieces<'a, const N: usize>(of: &[Divided<'a>; N], place: usize) -> [&'a mut [f32]; N] {
+    core::array::from_fn(|i| match of.get(i) {
+        // SAFETY: the caller's.
+        Some(cut) => unsafe { cut.all.piece(place * cut.each..(place + 1) * cut.each) },
+        None => &mut [],
+    })
 }
 
 /// What [`split`] runs: part number, its chunks, its columns.
@@ -177,9 +187,7 @@ pub(crate) fn split<const C: usize, const M: usize>(
     let (owned, matrices) = (&*owned, &*matrices);
     helpers(parallel).run(parts, &|i| {
         // SAFETY: `run` calls each i once, and chunks of different parts do not overlap.
-        let chunks = owned
-            .each_ref()
-            .map(|cut| unsafe { cut.all.piece(i * cut.each..(i + 1) * cut.each) });
+        let chunks = unsafe { pieces(owned, i) };
         let rows = Rows {
             matrices,
             parts,
