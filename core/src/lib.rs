@@ -26,6 +26,7 @@
         feature = "attention",
         feature = "bpe",
         feature = "floats",
+        feature = "imported",
         feature = "t2",
         feature = "ttt-lite",
         feature = "ttt-mlp"

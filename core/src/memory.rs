@@ -195,8 +195,8 @@ const fn max(a: usize, b: usize) -> usize {
 /// Slots of a tile of keys: tiles are stored `[d, 64]`.
 pub(crate) const TILE: usize = 64;
 
-/// State of one layer in words: the mixer's heads one after the other, then the last three inputs `[3, D]` of the
-/// convolution before the mixer and of the one before the feed-forward network.
+/// State of one layer in words: the mixer's heads one after the other, then the last three inputs `[3, D]` of each of
+/// its convolutions, in the order of docs/FORMAT.md.
 pub(crate) const fn layer_state(config: &Config, layer: &LayerConfig, batch: Batch) -> usize {
     let mixer = match layer.mixer {
         Mixer::TttLinear | Mixer::TttMlp => {
@@ -212,7 +212,7 @@ pub(crate) const fn layer_state(config: &Config, layer: &LayerConfig, batch: Bat
 
 /// The convolutions' part of a layer's state.
 pub(crate) const fn histories_words(config: &Config, layer: &LayerConfig) -> usize {
-    (layer.conv as usize + layer.ffn_conv as usize) * history_words(config)
+    layer.convolutions() * history_words(config)
 }
 
 /// One convolution's part.

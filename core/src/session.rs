@@ -4,7 +4,7 @@
 //! the same tokens leave the same bits in logits and state.
 
 use crate::block::Block;
-use crate::format::{Config, DType, Role};
+use crate::format::{Config, DType, IMPORTED, Role};
 use crate::kernel::{Alone, Backend, Parallel};
 use crate::math::{rope_frequency, rope_row};
 use crate::memory::{Batch, MemoryPlan, layer_state};
@@ -316,6 +316,12 @@ impl<'m, 's> Session<'m, 's> {
         embed(&model.embed(), tokens, space.h);
         for_each_layer(model, *batch, state, |block, state, _| {
             let (state, ffn_history) = mixer::split_history(config, block.record.ffn_conv, state);
+            let state = match block.record.pre_conv {
+                true if IMPORTED => {
+                    mixer::pre_conv(block, &pass, state, [&mut *space.h, &mut *space.x])
+                }
+                _ => state,
+            };
             pass.normed(space.h, space.x, block.gain(Role::MixerNorm));
             *dropped = dropped.saturating_add(mixer::forward(block, &pass, state, &mut space));
             backend.add(space.h, space.hidden);

@@ -1,7 +1,7 @@
 //! A session's scratch memory, cut for one pass.
 
 use crate::block::Block;
-use crate::format::{Config, Role};
+use crate::format::{Config, IMPORTED, Role};
 use crate::kernel::parallel::{Shared, nothing, split_tokens};
 use crate::kernel::{Backend, Parallel, Quantised, lanes};
 use crate::math::modulo;
@@ -100,6 +100,27 @@ impl Pass<'_> {
         }
     }
 
+    /// `rows of x = conv(rows of x) + bias`, both stored; `history` is `[3, D]`.
+    pub fn convolve_biased(
+        &self,
+        x: &mut [f32],
+        history: &mut [f32],
+        taps: Floats<'_>,
+        bias: Floats<'_>,
+    ) {
+        for x in x.pieces_mut(self.config.d_model as usize) {
+            self.backend.conv(x, history, taps);
+            self.backend.add_stored(x, bias);
+        }
+    }
+
+    /// Layer norm of each row of `x [n, D]`.
+    pub fn layer_norm(&self, x: &mut [f32], gain: Floats<'_>, bias: Floats<'_>) {
+        for x in x.pieces_mut(gain.len()) {
+            self.backend.layer_norm(x, gain, bias, self.config.ln_eps);
+        }
+    }
+
     /// Place in its mini-batch of the pass's token `t`.
     #[cfg_attr(bitttt_micro, inline(never))]
     pub fn place(&self, t: usize) -> usize {
@@ -135,12 +156,17 @@ pub(crate) struct Activations<'s> {
     codes: &'s mut [i8],
     scales: &'s mut [f32],
     sums: &'s mut [i32],
+    /// They stay as they are.
+    wide: bool,
     tables: Shared<'s, f32>,
 }
 
 impl Activations<'_> {
     /// Quantises `x [n, width]`, a token a row.
     pub fn fill(&mut self, backend: Backend, parallel: &dyn Parallel, x: &[f32], width: usize) {
+        if IMPORTED && self.wide {
+            return;
+        }
         let stride = self.stride;
         self.tokens = x.len() / width.max(1);
         let codes = words(self.codes);
@@ -169,6 +195,7 @@ impl Activations<'_> {
             codes: self.codes,
             scales: self.scales.get(..self.tokens).unwrap_or(self.scales),
             sums: self.sums.get(..self.tokens).unwrap_or(self.sums),
+            wide: self.wide,
             tables: self.tables,
         }
     }
@@ -220,6 +247,7 @@ impl<'s> Workspace<'s> {
                     .unwrap_or_default(),
                 scales: quantised.take(n),
                 sums: bytemuck::try_cast_slice_mut(quantised.take(n)).unwrap_or_default(),
+                wide: config.float_activations,
                 tables,
             },
             head: cutter.take(plan.head),

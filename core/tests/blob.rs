@@ -200,10 +200,10 @@ fn an_impossible_field_of_a_layer_is_named() {
     for (layer, at, value, word) in [
         (FULL_LAYER, mixer, [0u8].as_slice(), "mixer"),
         (FULL_LAYER, mixer, &[5], "mixer"),
-        (FULL_LAYER, flags, &[LAYER_KV_F32], "flags"),
-        (ATTENTION, flags, &[LAYER_IDENTITY], "flags"),
-        (ATTENTION, flags, &[LAYER_DECAY], "flags"),
-        (LITE, flags, &[LAYER_GATE], "flags"),
+        (FULL_LAYER, flags, &[LAYER_KV_F32 as u8], "flags"),
+        (ATTENTION, flags, &[LAYER_IDENTITY as u8], "flags"),
+        (ATTENTION, flags, &[LAYER_DECAY as u8], "flags"),
+        (LITE, flags, &[LAYER_GATE as u8], "flags"),
         (ATTENTION, kv_heads, &[0, 0], "kv_heads"),
         (ATTENTION, kv_heads, &[2, 0], "kv_heads"), // does not divide 3
         (ATTENTION, kv_heads, &[6, 0], "kv_heads"),

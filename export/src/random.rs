@@ -20,6 +20,7 @@ pub fn small_config() -> Config {
         n_heads: 3,
         activation: Activation::Silu,
         tied: false,
+        float_activations: false,
         document_token: 0,
         context: 128,
     }
@@ -92,10 +93,16 @@ impl Random {
                 TensorData::F16(self.values(count, 0.0, 0.2))
             }
             Role::Lr => TensorData::F16(self.values(count, 0.0, 0.3)),
-            Role::Conv | Role::FfnConv => TensorData::F32(self.values(count, 0.25, 0.5)),
-            Role::LrBias | Role::LnBias | Role::Tau => {
-                TensorData::F32(self.values(count, 0.0, 0.1))
+            Role::Conv | Role::FfnConv | Role::PreConv | Role::QueryConv | Role::KeyConv => {
+                TensorData::F32(self.values(count, 0.25, 0.5))
             }
+            Role::LrBias
+            | Role::LnBias
+            | Role::Tau
+            | Role::OutNormBias
+            | Role::PreConvBias
+            | Role::QueryConvBias
+            | Role::KeyConvBias => TensorData::F32(self.values(count, 0.0, 0.1)),
             Role::Decay => TensorData::F32(self.values(count, 0.01, 0.01)),
             _ if role.allows(DType::T2) => self.matrix(rows, cols, dtype),
             _ => TensorData::F32(self.values(count, 1.0, 0.2)),

@@ -86,11 +86,14 @@ impl Outline<'_> {
             field::ACTIVATION,
             &[matches!(c.activation, Activation::Relu2) as u8],
         );
-        put(
-            &mut out,
-            field::FLAGS,
-            &[if c.tied { config::FLAG_TIED } else { 0 }],
-        );
+        let flags = [
+            (c.tied, config::FLAG_TIED),
+            (c.float_activations, config::FLAG_FLOAT_ACTIVATIONS),
+        ];
+        let flags = flags
+            .iter()
+            .fold(0, |all, &(on, flag)| if on { all | flag } else { all });
+        put(&mut out, field::FLAGS, &[flags]);
         put(
             &mut out,
             field::DOCUMENT_TOKEN,
@@ -108,7 +111,7 @@ impl Outline<'_> {
             .zip(out[CONFIG_BYTES..].chunks_exact_mut(LAYER_BYTES))
         {
             out[layer_field::MIXER] = record.mixer as u8;
-            out[layer_field::FLAGS] = record.flags();
+            [out[layer_field::FLAGS], out[layer_field::MORE_FLAGS]] = record.flags().to_le_bytes();
             put(out, layer_field::KV_HEADS, &record.kv_heads.to_le_bytes());
             put(out, layer_field::WINDOW, &record.window.to_le_bytes());
             put(out, layer_field::FIRST_TENSOR, &first.to_le_bytes());

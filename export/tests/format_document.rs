@@ -65,7 +65,7 @@ fn field_offsets_are_those_of_the_document() {
     );
     check_fields(
         "layer",
-        fields!(layer: MIXER FLAGS KV_HEADS FIRST_TENSOR WINDOW RESERVED),
+        fields!(layer: MIXER FLAGS KV_HEADS FIRST_TENSOR WINDOW MORE_FLAGS RESERVED),
     );
     check_fields(
         "tensor",
@@ -123,24 +123,29 @@ fn sections_roles_and_types_are_those_of_the_document() {
 
 /// The mixers whose layers have this role when every flag is on that adds one, and none that takes one away.
 fn mixers_with(role: Role) -> String {
+    let heads = |mixer| matches!(mixer, Mixer::TttLinear | Mixer::TttMlp);
     let full = |mixer| LayerConfig {
+        layer_norm: heads(mixer),
+        pre_conv: heads(mixer),
         conv: true,
         ffn_conv: true,
         gate: mixer != Mixer::TttLite,
         decay: mixer != Mixer::Attention,
         ..LayerConfig::of(mixer)
     };
-    let having = Mixer::ALL
-        .into_iter()
-        .filter(|&mixer| full(mixer).has(role));
+    let having = Mixer::ALL.into_iter().filter(|&mixer| {
+        let shared_qk = heads(mixer);
+        let full = full(mixer);
+        full.has(role) || LayerConfig { shared_qk, ..full }.has(role) // the latter takes the key's away
+    });
     having.map(Mixer::name).collect::<Vec<_>>().join(" ")
 }
 
 #[test]
 fn mixers_and_their_flags_are_those_of_the_document() {
     let flags = |mixer: Mixer| {
-        let bits = (0..8).filter(|bit| mixer.allowed_flags() >> bit & 1 == 1);
-        bits.map(|bit: u8| bit.to_string())
+        let bits = (0..16).filter(|bit| mixer.allowed_flags() >> bit & 1 == 1);
+        bits.map(|bit: u16| bit.to_string())
             .collect::<Vec<_>>()
             .join(" ")
     };

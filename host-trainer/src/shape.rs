@@ -189,6 +189,7 @@ impl Size {
                 n_heads: self.n_heads,
                 activation: Activation::Silu,
                 tied: self.tied,
+                float_activations: false,
                 document_token: 0,
                 context: CONTEXT,
             },

@@ -1,8 +1,8 @@
 //! The fixed part of the config section: the model's dimensions. The layer records behind it are in [`super::layer`].
 
-use super::BlobError;
 use super::layer::LAYER_BYTES;
 use super::read::{f32_at, u8_at, u16_at, u32_at};
+use super::{BlobError, IMPORTED};
 
 /// Size of the fixed part.
 pub const CONFIG_BYTES: usize = 64;
@@ -28,6 +28,8 @@ pub mod field {
 
 /// `FLAGS`: the head shares the embedding's matrix.
 pub const FLAG_TIED: u8 = 1;
+/// `FLAGS`: matrices take activations as f32, not quantised to int8.
+pub const FLAG_FLOAT_ACTIVATIONS: u8 = 2;
 /// Widest matrix: an i32 holds the sum of this many int8 products.
 pub const MAX_WIDTH: u32 = 131_072;
 /// Largest vocabulary.
@@ -75,6 +77,9 @@ pub struct Config {
     pub activation: Activation,
     /// The head is the embedding's matrix.
     pub tied: bool,
+    /// Matrices of every type take activations as f32, not quantised to int8: for models that were trained so. Needs feature
+    /// `imported`.
+    pub float_activations: bool,
     /// Token that starts and separates documents.
     pub document_token: u32,
     /// Tokens that an attention layer without a window has room for, unless [`crate::Batch::with_context`] says
@@ -113,8 +118,13 @@ impl Config {
             _ => return Err(BlobError::Config("activation")),
         };
         let flags = u8_at(bytes, field::FLAGS);
-        if flags & !FLAG_TIED != 0 {
+        if flags & !(FLAG_TIED | FLAG_FLOAT_ACTIVATIONS) != 0 {
             return Err(BlobError::Config("flags"));
+        }
+        if flags & FLAG_FLOAT_ACTIVATIONS != 0 && !IMPORTED {
+            return Err(BlobError::Config(
+                "flags (float activations need the feature `imported`)",
+            ));
         }
         let config = Self {
             vocab_size: u32_at(bytes, field::VOCAB_SIZE),
@@ -129,6 +139,7 @@ impl Config {
             n_heads: u16_at(bytes, field::N_HEADS),
             activation,
             tied: flags & FLAG_TIED != 0,
+            float_activations: IMPORTED && flags & FLAG_FLOAT_ACTIVATIONS != 0,
             document_token: u32_at(bytes, field::DOCUMENT_TOKEN),
             context: u32_at(bytes, field::CONTEXT),
         };

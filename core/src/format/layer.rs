@@ -2,7 +2,7 @@
 
 use super::config::CONFIG_BYTES;
 use super::read::{u8_at, u16_at, u32_at};
-use super::{BlobError, Config, Role};
+use super::{BlobError, Config, IMPORTED, Role};
 
 /// Size of one layer record.
 pub const LAYER_BYTES: usize = 16;
@@ -15,27 +15,36 @@ pub mod layer_field {
     pub const KV_HEADS: usize = 2;
     pub const FIRST_TENSOR: usize = 4;
     pub const WINDOW: usize = 8;
-    pub const RESERVED: usize = 12;
+    pub const MORE_FLAGS: usize = 12;
+    pub const RESERVED: usize = 13;
 }
 
 /// `FLAGS`: a causal depthwise convolution stands before the mixer.
-pub const LAYER_CONV: u8 = 1;
+pub const LAYER_CONV: u16 = 1;
 /// `FLAGS`: the mixer's output is gated.
-pub const LAYER_GATE: u8 = 2;
+pub const LAYER_GATE: u16 = 2;
 /// `FLAGS`: fast weights decay towards their anchor at each mini-batch end.
-pub const LAYER_DECAY: u8 = 4;
+pub const LAYER_DECAY: u16 = 4;
 /// `FLAGS`: keys and values are kept as f32, not f16.
-pub const LAYER_KV_F32: u8 = 8;
+pub const LAYER_KV_F32: u16 = 8;
 /// `FLAGS`: no norm before `o` and none before `down`.
-pub const LAYER_PLAIN: u8 = 16;
+pub const LAYER_PLAIN: u16 = 16;
 /// `FLAGS`: a causal depthwise convolution stands before the feed-forward network too.
-pub const LAYER_FFN_CONV: u8 = 32;
+pub const LAYER_FFN_CONV: u16 = 32;
 /// `FLAGS`: fast weights start as the identity and zeros, which are not stored.
-pub const LAYER_IDENTITY: u8 = 64;
+pub const LAYER_IDENTITY: u16 = 64;
 /// `FLAGS`: a head's inner learning rate is one number, not a function of the token.
-pub const LAYER_HEAD_RATES: u8 = 128;
+pub const LAYER_HEAD_RATES: u16 = 128;
+/// `MORE_FLAGS` from here on: a layer norm with gains and biases stands before `o`, even if the layer is plain.
+pub const LAYER_LAYER_NORM: u16 = 1 << 8;
+/// The block begins with `h += conv(RMSNorm(h))`, a causal depthwise convolution with biases.
+pub const LAYER_PRE_CONV: u16 = 1 << 9;
+/// Queries and keys are two causal depthwise convolutions, with biases, of one projection.
+pub const LAYER_SHARED_QK: u16 = 1 << 10;
+/// The gate goes through GELU in its tanh form, not SiLU.
+pub const LAYER_GELU_GATE: u16 = 1 << 11;
 
-const BOTH_CONVS: u8 = LAYER_CONV | LAYER_FFN_CONV;
+const BOTH_CONVS: u16 = LAYER_CONV | LAYER_FFN_CONV;
 
 /// What mixes information over time in a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,12 +99,22 @@ impl Mixer {
         }
     }
 
-    /// The `FLAGS` that a layer of this kind may have.
-    pub const fn allowed_flags(self) -> u8 {
+    /// The flags that a layer of this kind may have, `FLAGS` in the lower byte, `MORE_FLAGS` in the upper one.
+    pub const fn allowed_flags(self) -> u16 {
         match self {
             Self::TttLinear => Self::TttMlp.allowed_flags() | LAYER_IDENTITY,
-            Self::TttMlp => BOTH_CONVS | LAYER_GATE | LAYER_DECAY | LAYER_PLAIN | LAYER_HEAD_RATES,
-            Self::TttLite => BOTH_CONVS | LAYER_DECAY,
+            Self::TttMlp => {
+                BOTH_CONVS
+                    | LAYER_GATE
+                    | LAYER_DECAY
+                    | LAYER_PLAIN
+                    | LAYER_HEAD_RATES
+                    | LAYER_LAYER_NORM
+                    | LAYER_PRE_CONV
+                    | LAYER_SHARED_QK
+                    | LAYER_GELU_GATE
+            }
+            Self::TttLite => BOTH_CONVS | LAYER_DECAY | LAYER_PLAIN,
             Self::Attention => BOTH_CONVS | LAYER_GATE | LAYER_KV_F32 | LAYER_PLAIN,
         }
     }
@@ -118,8 +137,17 @@ pub struct LayerConfig {
     pub gate: bool,
     /// Anchor decay of the fast weights. Not for attention.
     pub decay: bool,
-    /// No norms before `o` and `down`: the shape of Llama and its kin. Not for `ttt-lite`.
+    /// No norms before `o` and `down`: the shape of Llama and its kin.
     pub plain: bool,
+    /// A layer norm with gains and biases before `o`, even if the layer is plain. `ttt-linear` and `ttt-mlp` only, like the
+    /// three that follow; all four need the feature `imported`.
+    pub layer_norm: bool,
+    /// The block begins with `h += conv(RMSNorm(h))`, the convolution with biases.
+    pub pre_conv: bool,
+    /// Queries and keys are two convolutions, with biases, of one projection, which is that of the queries.
+    pub shared_qk: bool,
+    /// The gate goes through GELU in its tanh form, not SiLU.
+    pub gelu_gate: bool,
     /// Keys and values kept as f32, not f16. Attention only.
     pub kv_f32: bool,
     /// Heads of keys and values, a divisor of [`Config::n_heads`]; 0 unless attention.
@@ -142,6 +170,10 @@ impl LayerConfig {
             gate: false,
             decay: false,
             plain: false,
+            layer_norm: false,
+            pre_conv: false,
+            shared_qk: false,
+            gelu_gate: false,
             kv_f32: false,
             kv_heads: 0,
             window: 0,
@@ -162,9 +194,13 @@ impl LayerConfig {
             let layer = layer as u16;
             return Err(BlobError::MixerLeftOut { layer, mixer });
         }
-        let flags = u8_at(section, at + layer_field::FLAGS);
+        let flags = u8_at(section, at + layer_field::FLAGS) as u16
+            | (u8_at(section, at + layer_field::MORE_FLAGS) as u16) << 8;
         if flags & !mixer.allowed_flags() != 0 {
             return Err(wrong(layer, "flags"));
+        }
+        if flags >> 8 != 0 && !IMPORTED {
+            return Err(wrong(layer, "flags (they need the feature `imported`)"));
         }
         let record = Self {
             mixer,
@@ -175,6 +211,10 @@ impl LayerConfig {
             gate: flags & LAYER_GATE != 0,
             decay: flags & LAYER_DECAY != 0,
             plain: flags & LAYER_PLAIN != 0,
+            layer_norm: IMPORTED && flags & LAYER_LAYER_NORM != 0,
+            pre_conv: IMPORTED && flags & LAYER_PRE_CONV != 0,
+            shared_qk: IMPORTED && flags & LAYER_SHARED_QK != 0,
+            gelu_gate: IMPORTED && flags & LAYER_GELU_GATE != 0,
             kv_f32: flags & LAYER_KV_F32 != 0,
             kv_heads: u16_at(section, at + layer_field::KV_HEADS),
             window: u32_at(section, at + layer_field::WINDOW),
@@ -207,8 +247,8 @@ impl LayerConfig {
         None
     }
 
-    /// The `FLAGS` byte of the record.
-    pub const fn flags(&self) -> u8 {
+    /// The flags of the record, `FLAGS` in the lower byte, `MORE_FLAGS` in the upper one.
+    pub const fn flags(&self) -> u16 {
         let mut flags = 0;
         let bits = [
             (self.conv, LAYER_CONV),
@@ -219,6 +259,10 @@ impl LayerConfig {
             (self.decay, LAYER_DECAY),
             (self.kv_f32, LAYER_KV_F32),
             (self.plain, LAYER_PLAIN),
+            (self.layer_norm, LAYER_LAYER_NORM),
+            (self.pre_conv, LAYER_PRE_CONV),
+            (self.shared_qk, LAYER_SHARED_QK),
+            (self.gelu_gate, LAYER_GELU_GATE),
         ];
         let mut i = 0;
         while i < bits.len() {
@@ -233,6 +277,14 @@ impl LayerConfig {
     /// Whether the layer remembers every token, so that a session's context is limited by its memory.
     pub const fn needs_context(&self) -> bool {
         matches!(self.mixer, Mixer::Attention) && self.window == 0
+    }
+
+    /// Causal convolutions of the layer, each with a history of its own.
+    pub const fn convolutions(&self) -> usize {
+        self.conv as usize
+            + self.ffn_conv as usize
+            + (IMPORTED && self.pre_conv) as usize
+            + 2 * (IMPORTED && self.shared_qk) as usize
     }
 
     /// The roles of the layer's tensors, role code `c` as bit `c`.
@@ -257,7 +309,8 @@ impl LayerConfig {
             (self.decay, Role::Decay),
             (!self.plain, Role::FfnSubNorm),
             (
-                !self.plain && !matches!(self.mixer, Mixer::TttLite),
+                (!self.plain && !matches!(self.mixer, Mixer::TttLite))
+                    || (IMPORTED && self.layer_norm),
                 Role::OutNorm,
             ),
         ];
@@ -267,6 +320,15 @@ impl LayerConfig {
                 roles |= bits(&[optional[i].1]);
             }
             i += 1;
+        }
+        if IMPORTED && self.layer_norm {
+            roles |= bits(&[Role::OutNormBias]);
+        }
+        if IMPORTED && self.pre_conv {
+            roles |= bits(&[Role::PreNorm, Role::PreConv, Role::PreConvBias]);
+        }
+        if IMPORTED && self.shared_qk {
+            roles = (roles & !bits(&[Role::Key])) | SHARED_QK;
         }
         if self.identity {
             roles &= !bits(&[Role::W0, Role::U0]);
@@ -316,6 +378,13 @@ const TTT_LINEAR: u64 = ATTENTION
         Role::W0,
         Role::U0,
     ]);
+
+const SHARED_QK: u64 = bits(&[
+    Role::QueryConv,
+    Role::QueryConvBias,
+    Role::KeyConv,
+    Role::KeyConvBias,
+]);
 
 const fn bits(roles: &[Role]) -> u64 {
     let (mut all, mut i) = (0, 0);

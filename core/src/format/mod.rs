@@ -18,7 +18,10 @@ pub use layer::{LayerConfig, Mixer};
 pub use role::Role;
 pub use tensor::{DType, Entry};
 
+/// Whether this build has what only models of other projects use.
+pub(crate) const IMPORTED: bool = cfg!(feature = "imported");
+
 /// Newest major version that this build reads.
 pub const MAJOR: u16 = 1;
 /// Newest minor version that this build knows; newer ones load too.
-pub const MINOR: u16 = 2;
+pub const MINOR: u16 = 3;

@@ -36,13 +36,21 @@ pub enum Role {
     Down = 39,
     Up = 40,
     FfnConv = 41,
+    OutNormBias = 42,
+    PreNorm = 43,
+    PreConv = 44,
+    PreConvBias = 45,
+    QueryConv = 46,
+    QueryConvBias = 47,
+    KeyConv = 48,
+    KeyConvBias = 49,
 }
 
 impl Role {
     /// Roles of the whole model, in table order.
     pub const GLOBAL: [Self; 3] = [Self::Embed, Self::Head, Self::Norm];
     /// Roles of a layer, in table order.
-    pub const LAYER: [Self; 26] = [
+    pub const LAYER: [Self; 34] = [
         Self::MixerNorm,
         Self::Conv,
         Self::Query,
@@ -69,6 +77,14 @@ impl Role {
         Self::Down,
         Self::Up,
         Self::FfnConv,
+        Self::OutNormBias,
+        Self::PreNorm,
+        Self::PreConv,
+        Self::PreConvBias,
+        Self::QueryConv,
+        Self::QueryConvBias,
+        Self::KeyConv,
+        Self::KeyConvBias,
     ];
 
     /// Name in errors, in `inspect` and in checkpoints.
@@ -103,6 +119,14 @@ impl Role {
             Self::Down => "mixer.down",
             Self::Up => "mixer.up",
             Self::FfnConv => "ffn.conv",
+            Self::OutNormBias => "mixer.out_norm.bias",
+            Self::PreNorm => "pre_norm",
+            Self::PreConv => "pre_conv",
+            Self::PreConvBias => "pre_conv.bias",
+            Self::QueryConv => "mixer.q_conv",
+            Self::QueryConvBias => "mixer.q_conv.bias",
+            Self::KeyConv => "mixer.k_conv",
+            Self::KeyConvBias => "mixer.k_conv.bias",
         }
     }
 
@@ -111,8 +135,18 @@ impl Role {
         let (d, f, heads) = (config.d_model, config.d_ffn, config.n_heads as u32);
         match self {
             Self::Embed | Self::Head => [config.vocab_size, d],
-            Self::Norm | Self::MixerNorm | Self::FfnNorm | Self::OutNorm => [1, d],
-            Self::Conv | Self::FfnConv => [super::config::CONV_TAPS as u32, d],
+            Self::Norm
+            | Self::MixerNorm
+            | Self::FfnNorm
+            | Self::OutNorm
+            | Self::OutNormBias
+            | Self::PreNorm
+            | Self::PreConvBias
+            | Self::QueryConvBias
+            | Self::KeyConvBias => [1, d],
+            Self::Conv | Self::FfnConv | Self::PreConv | Self::QueryConv | Self::KeyConv => {
+                [super::config::CONV_TAPS as u32, d]
+            }
             Self::Key | Self::Value => [kv_width(config, layer), d],
             Self::Query | Self::Output | Self::Gate => [d, d],
             Self::Lr => [heads, d],
@@ -162,7 +196,15 @@ impl Role {
             | Self::MixerNorm
             | Self::OutNorm
             | Self::FfnNorm
-            | Self::FfnSubNorm => matches!(dtype, DType::F16 | DType::F32),
+            | Self::FfnSubNorm
+            | Self::OutNormBias
+            | Self::PreNorm
+            | Self::PreConv
+            | Self::PreConvBias
+            | Self::QueryConv
+            | Self::QueryConvBias
+            | Self::KeyConv
+            | Self::KeyConvBias => matches!(dtype, DType::F16 | DType::F32),
             _ => matches!(dtype, DType::F32),
         }
     }

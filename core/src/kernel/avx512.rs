@@ -3,7 +3,7 @@
 //! Every function here requires these instructions; `kernel::Backend` hands out the value only where they are present.
 
 use super::simd::{self, Format, MAX_PLANES, Rows, Simd};
-use super::{Product, attention, halves, lanes, lite, panel, ttt};
+use super::{Product, attention, halves, lanes, lite, panel, ttt, wide};
 use core::arch::x86_64::*;
 use core::marker::PhantomData;
 use core::ops::Range;

@@ -4,6 +4,7 @@
 //! tree (docs/NUMERICS.md, rule 3), so that 4, 8 and 16 wide registers, and none, agree.
 
 use super::halves::Stored;
+use super::ttt_mlp::gelu;
 use crate::format::Activation;
 use crate::math::{exp, silu, sqrt};
 use crate::model::{Floats, HALVES};
@@ -209,6 +210,29 @@ fn gained<T: Stored>(x: &mut [f32], scale: f32, gain: &[T]) {
         .for_each(|(x, g)| *x = (*x * scale) * g.widen());
 }
 
+/// Layer norm in place: `(x - mean) * (1 / sqrt(var + eps)) * gain + bias`, variance over `n` (Ba et al. 2016).
+#[inline(always)]
+pub(crate) fn layer_norm(x: &mut [f32], gain: Floats<'_>, bias: Floats<'_>, eps: f32) {
+    let n = x.len() as f32;
+    let mean = sum(x) / n;
+    x.iter_mut().for_each(|x| *x -= mean);
+    let scale = 1.0 / sqrt(dot(x, x) / n + eps);
+    match gain {
+        Floats::F32(gain) => gained(x, scale, gain),
+        Floats::F16(gain) => gained(x, scale, gain),
+    }
+    add_stored(x, bias);
+}
+
+/// `h_e += x_e`, `x` as stored.
+#[inline(always)]
+pub(crate) fn add_stored(h: &mut [f32], x: Floats<'_>) {
+    match x {
+        Floats::F32(x) => add(h, x),
+        Floats::F16(x) => h.iter_mut().zip(x).for_each(|(h, &x)| *h += x.widen()),
+    }
+}
+
 /// Absmax quantisation to int8 (BitNet b1.58, section 2): `q = round_half_even(x * (127 / a))`, `a = max|x|`.
 /// Returns `(a / 127, sum q)`; codes behind `x` are zeroed. An `a` below 2^-100 or not finite gives zeros.
 #[inline(always)]
@@ -281,6 +305,12 @@ fn conv_with<T: Stored>(x: &mut [f32], history: &mut [f32], taps: &[T]) {
 #[inline(always)]
 pub(crate) fn gate(y: &mut [f32], g: &[f32]) {
     y.iter_mut().zip(g).for_each(|(y, &g)| *y *= silu(g));
+}
+
+/// `y_e *= gelu(g_e)`, GELU in its tanh form.
+#[inline(always)]
+pub(crate) fn gelu_gate(y: &mut [f32], g: &[f32]) {
+    y.iter_mut().zip(g).for_each(|(y, &g)| *y *= gelu(g).0);
 }
 
 /// Gated activation in place: `gate_e = act(gate_e) * up_e`.

@@ -43,7 +43,9 @@ pub(crate) mod ttt;
 mod ttt_mlp;
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
 mod wasm;
+mod wide;
 
+use crate::format::IMPORTED;
 use crate::model::{Floats, Matrix};
 use crate::pieces::Cut;
 use core::ops::Range;
@@ -198,7 +200,7 @@ impl Backend {
     }
 
     /// Matrices times the same activations: `out[t, r]` for tokens `t` and rows `r` of each. Integer weights take the
-    /// quantised activations, float weights the activations themselves, `x [n, cols]`. One hand-off to the threads
+    /// quantised activations, float weights and all where activations stay wide the activations themselves, `x [n, cols]`. One hand-off to the threads
     /// for all of them.
     pub(crate) fn matmul<const N: usize>(
         self,
@@ -259,6 +261,9 @@ impl Backend {
 
     /// The rows `rows` of a product.
     fn product(self, product: &Product<'_>, rows: Range<usize>) {
+        if IMPORTED && product.q.wide {
+            return self.product_wide(product, rows);
+        }
         match self.0 {
             #[cfg(bitttt_micro)]
             Kind::Scalar => micro::product(product, rows),
@@ -288,7 +293,7 @@ pub(crate) const TABLE_WORDS: usize = 8 * 128;
 const UNIT: usize = 16;
 
 /// `out[t, r]`: a matrix, the activations and where the results go. Parts write to rows of their own.
-struct Product<'a> {
+pub(crate) struct Product<'a> {
     m: &'a Matrix<'a>,
     q: &'a Quantised<'a>,
     x: &'a [f32],
@@ -318,6 +323,8 @@ pub(crate) struct Quantised<'a> {
     pub codes: &'a [i8],
     pub scales: &'a [f32],
     pub sums: &'a [i32],
+    /// Activations are not quantised: the codes mean nothing.
+    pub wide: bool,
     #[cfg_attr(not(any(bitttt_micro, test)), allow(dead_code))]
     pub tables: Shared<'a, f32>,
 }

@@ -43,6 +43,7 @@ pub fn product(
         codes: q,
         scales: &[1.0],
         sums: &[total],
+        wide: false,
         tables: Shared::new(tables),
     };
     Backend::detect().matmul(&Alone, &q, &[], [(&m, out)]);

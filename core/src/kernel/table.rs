@@ -8,9 +8,12 @@ macro_rules! float_kernels {
             [$($features)*]
             fn lanes::add(h: &mut [f32], x: &[f32]);
             fn lanes::rms_norm(x: &mut [f32], gain: crate::model::Floats<'_>, eps: f32);
+            fn lanes::layer_norm(x: &mut [f32], gain: crate::model::Floats<'_>, bias: crate::model::Floats<'_>, eps: f32);
             fn lanes::quantise(x: &[f32], codes: &mut [i8]) -> (f32, i32);
             fn lanes::conv(x: &mut [f32], history: &mut [f32], taps: crate::model::Floats<'_>);
             fn lanes::gate(y: &mut [f32], g: &[f32]);
+            fn lanes::gelu_gate(y: &mut [f32], g: &[f32]);
+            fn lanes::add_stored(h: &mut [f32], x: crate::model::Floats<'_>);
             fn lanes::activate(gate: &mut [f32], up: &[f32], activation: crate::format::Activation);
             fn lanes::dot_stored(weights: crate::model::Floats<'_>, x: &[f32]) -> f32;
             fn lanes::softmax_terms(x: &mut [f32], max: f32, temperature: f32);
@@ -21,6 +24,7 @@ macro_rules! float_kernels {
             fn ttt::ttt_step(head: &mut ttt::TttHead<'_, '_>, token: &ttt::TttToken<'_>, temp: &mut [f32], out: &mut [f32]);
             fn ttt::ttt_close(head: &mut ttt::TttHead<'_, '_>, tau: f32, temp: &mut [f32]) -> bool;
             fn lite::lite_step(w: &mut [f32], step: lite::LiteStep, f: &mut [f32], p: &mut [f32]) -> bool;
+            fn wide::product_wide(p: &crate::kernel::Product<'_>, rows: core::ops::Range<usize>);
         }
     };
 }

@@ -57,6 +57,7 @@ fn products_by(
         codes: &codes,
         scales: &scales,
         sums: &sums,
+        wide: false,
         tables: Shared::new(&mut tables),
     };
     let mut out = std::vec![0.0; m.rows * scales.len()];
@@ -84,6 +85,24 @@ fn expected(rows: &[Vec<i32>], x: &[f32], scale: f32) -> Vec<u32> {
         }
     }
     all
+}
+
+/// What `out[t, r]` has to be where activations stay wide: the sum rule over whole rows.
+fn expected_wide(rows: &[Vec<i32>], x: &[f32], scale: f32) -> Vec<u32> {
+    let products = x.chunks(rows[0].len()).flat_map(|x| {
+        rows.iter().map(move |row| {
+            let row: Vec<f32> = row.iter().map(|&w| w as f32).collect();
+            (lanes::dot(&row, x) * scale).to_bits()
+        })
+    });
+    products.collect()
+}
+
+fn products_wide(m: &Matrix<'_>, x: &[f32], backend: Backend) -> Vec<u32> {
+    products_by(m, x, |q, out| {
+        let q = Quantised { wide: true, ..*q };
+        backend.matmul(&Alone, &q, x, [(m, out)]);
+    })
 }
 
 /// Small shapes of every kind, and some wider than a panel.
@@ -116,6 +135,10 @@ macro_rules! packed_dot_properties {
                     prop_assert_eq!(&products(&m, &x, backend), &expected, "{}", backend.name());
                 }
                 prop_assert_eq!(products_by_tables(&m, &x), expected);
+                let expected = expected_wide(&weights, &x, 0.5);
+                for backend in backends() {
+                    prop_assert_eq!(&products_wide(&m, &x, backend), &expected, "{}", backend.name());
+                }
             }
         }
     };
@@ -176,6 +199,7 @@ proptest! {
         let weights: Vec<_> = w.chunks(cols).map(|row| row.iter().map(|&w| i32::from(w)).collect()).collect();
         for backend in backends() {
             prop_assert_eq!(&products(&m, &x, backend), &expected(&weights, &x, 0.25), "{}", backend.name());
+            prop_assert_eq!(&products_wide(&m, &x, backend), &expected_wide(&weights, &x, 0.25), "{}", backend.name());
         }
     }
 
@@ -202,6 +226,8 @@ proptest! {
             backend.rms_norm(&mut normed, Floats::F32(y), 1e-5);
             let mut gated = x.to_vec();
             backend.gate(&mut gated, y);
+            backend.gelu_gate(&mut gated, y);
+            backend.layer_norm(&mut gated, Floats::F32(y), Floats::F32(x), 1e-5);
             backend.activate(&mut gated, x, crate::format::Activation::Relu2);
             let mut terms = x.to_vec();
             backend.softmax_terms(&mut terms, 9.0, 0.7);

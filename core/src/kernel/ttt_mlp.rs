@@ -65,7 +65,7 @@ impl TttHead<'_, '_> {
 /// GELU in its tanh form (Hendrycks and Gimpel 2016) and its derivative.
 #[cfg_attr(bitttt_micro, inline(never))]
 #[cfg_attr(not(bitttt_micro), inline(always))]
-fn gelu(x: f32) -> (f32, f32) {
+pub(crate) fn gelu(x: f32) -> (f32, f32) {
     const C: f32 = 0.797_884_6; // sqrt(2 / pi)
     const A: f32 = 0.044_715;
     let square = x * x;

@@ -10,8 +10,8 @@ mod ttt_lite;
 
 use crate::block::Block;
 use crate::format::role::kv_width;
-use crate::format::{Config, Mixer, Role};
-use crate::memory::{Batch, history_words};
+use crate::format::{Config, IMPORTED, Mixer, Role};
+use crate::memory::{Batch, histories_words, history_words};
 use crate::workspace::{Cutter, Pass, Workspace};
 
 /// Runs the pass's tokens through a block's mixer. Returns the number of updates that were dropped.
@@ -27,11 +27,15 @@ pub(crate) fn forward(
         mixer if !mixer.is_built() => 0, // refused when the model was read
         Mixer::TttLinear | Mixer::TttMlp | Mixer::Attention => {
             project(block, pass, space);
-            let (rows, heads) = between(block, pass, space);
+            let (mut rows, heads) = between(block, pass, space);
             let dropped = match block.record.mixer {
                 Mixer::Attention if Mixer::Attention.is_built() => {
                     attention::attend(&block.record, pass, state, heads, rows);
                     0
+                }
+                _ if IMPORTED && block.record.shared_qk => {
+                    let state = share(block, pass, state, &mut rows);
+                    ttt::learn(block, pass, state, heads, rows)
                 }
                 _ => ttt::learn(block, pass, state, heads, rows),
             };
@@ -50,10 +54,11 @@ pub(crate) fn reset(
     state: &mut [f32],
     touched: u64,
 ) {
-    let (state, ffn_history) = split_history(config, block.record.ffn_conv, state);
-    ffn_history.fill(0.0);
-    let (state, history) = split_history(config, block.record.conv, state);
-    history.fill(0.0);
+    let own = state
+        .len()
+        .saturating_sub(histories_words(config, &block.record));
+    let (state, histories) = state.split_at_mut_checked(own).unwrap_or_default();
+    histories.fill(0.0);
     match block.record.mixer {
         mixer if !mixer.is_built() => {}
         Mixer::TttLinear | Mixer::TttMlp => ttt::reset(block, config, state),
@@ -71,6 +76,40 @@ pub(crate) fn split_history<'s>(
     let history = if convolved { history_words(config) } else { 0 };
     let own = state.len().saturating_sub(history);
     state.split_at_mut_checked(own).unwrap_or_default()
+}
+
+/// Queries and keys from the one projection that stands in the queries' place (Sun et al. 2024, `share_qk`). Returns the
+/// state without the convolutions' histories.
+fn share<'s>(
+    block: &Block<'_, '_>,
+    pass: &Pass<'_>,
+    state: &'s mut [f32],
+    [q, k, ..]: &mut Rows<'_>,
+) -> &'s mut [f32] {
+    let (state, k_history) = split_history(pass.config, true, state);
+    let (state, q_history) = split_history(pass.config, true, state);
+    crate::kernel::lanes::copy(k, q);
+    let (taps, bias) = (block.gain(Role::QueryConv), block.gain(Role::QueryConvBias));
+    pass.convolve_biased(q, q_history, taps, bias);
+    let (taps, bias) = (block.gain(Role::KeyConv), block.gain(Role::KeyConvBias));
+    pass.convolve_biased(k, k_history, taps, bias);
+    state
+}
+
+/// The convolution at the start of a block that has one: `h += conv(RMSNorm(h))`. `x` is room for `[n, D]`. Returns the
+/// state without its history.
+pub(crate) fn pre_conv<'s>(
+    block: &Block<'_, '_>,
+    pass: &Pass<'_>,
+    state: &'s mut [f32],
+    [h, x]: [&mut [f32]; 2],
+) -> &'s mut [f32] {
+    let (state, history) = split_history(pass.config, true, state);
+    pass.normed(h, x, block.gain(Role::PreNorm));
+    let (taps, bias) = (block.gain(Role::PreConv), block.gain(Role::PreConvBias));
+    pass.convolve_biased(x, history, taps, bias);
+    pass.backend.add(h, x);
+    state
 }
 
 /// What a mixer with heads finds between its projections: queries, keys, values and its input, which its output
@@ -125,10 +164,17 @@ fn between<'s>(
 fn finish(block: &Block<'_, '_>, pass: &Pass<'_>, space: &mut Workspace<'_>) {
     let [out, _, _, gate] = parts(block, pass, space.hidden);
     if let Some(gain) = block.floats(Role::OutNorm) {
-        pass.rms_norm(space.x, gain);
+        if IMPORTED && block.record.layer_norm {
+            pass.layer_norm(space.x, gain, block.gain(Role::OutNormBias));
+        } else {
+            pass.rms_norm(space.x, gain);
+        }
     }
     if block.record.gate {
-        pass.backend.gate(space.x, gate);
+        match block.record.gelu_gate {
+            true if IMPORTED => pass.backend.gelu_gate(space.x, gate),
+            _ => pass.backend.gate(space.x, gate),
+        }
     }
     pass.quantise(&mut space.quantised, space.x, pass.config.d_model as usize);
     pass.matmul(block, &space.quantised, space.x, [(Role::Output, out)]);

@@ -47,7 +47,7 @@ pub fn layer() -> impl Strategy<Value = LayerConfig> {
     let kinds = prop::sample::select(Mixer::ALL.to_vec());
     let kv_heads = prop::sample::select(vec![1u16, 2, 3, 6]);
     let window = prop::sample::select(vec![0u32, 1, 7, 64, 70]);
-    (kinds, any::<[bool; 8]>(), kv_heads, window).prop_map(
+    (kinds, any::<[bool; 12]>(), kv_heads, window).prop_map(
         |(
             mixer,
             [
@@ -59,20 +59,29 @@ pub fn layer() -> impl Strategy<Value = LayerConfig> {
                 decay,
                 plain,
                 kv_f32,
+                layer_norm,
+                pre_conv,
+                shared_qk,
+                gelu_gate,
             ],
             kv_heads,
             window,
         )| {
             let attention = mixer == Mixer::Attention;
             let lite = mixer == Mixer::TttLite;
+            let ttt = !attention && !lite;
             LayerConfig {
                 conv,
                 ffn_conv,
                 identity: identity && mixer == Mixer::TttLinear,
-                head_rates: head_rates && !attention && !lite,
+                head_rates: head_rates && ttt,
                 gate: gate && !lite,
                 decay: decay && !attention,
-                plain: plain && !lite,
+                plain,
+                layer_norm: layer_norm && ttt,
+                pre_conv: pre_conv && ttt,
+                shared_qk: shared_qk && ttt,
+                gelu_gate: gelu_gate && ttt,
                 kv_f32: kv_f32 && attention,
                 kv_heads: if attention { kv_heads } else { 0 },
                 window: if attention { window } else { 0 },

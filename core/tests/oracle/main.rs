@@ -14,29 +14,46 @@ use bitttt_export::{AlignedCopy, Blueprint, TensorData};
 use common::{ATTENTION, config, memory, tokens};
 use model::Oracle;
 
-/// A random model whose tensors are all f32.
-fn float_blueprint(config: &Config, layers: &[LayerConfig], seed: u64) -> Blueprint {
-    let mut blueprint = blueprint(config, layers, DType::F32, seed);
+/// The same numbers, all as f32.
+fn floats(data: &TensorData) -> TensorData {
+    let scaled = |codes: &[i8], scale: &dyn Fn(usize) -> f32| {
+        let value = |(i, &code): (usize, &i8)| f32::from(code) * scale(i);
+        TensorData::F32(codes.iter().enumerate().map(value).collect())
+    };
+    match data {
+        TensorData::F16(values) | TensorData::F32(values) => TensorData::F32(values.clone()),
+        TensorData::Int8 { codes, scales } => {
+            let cols = codes.len() / scales.len();
+            scaled(codes, &|i| scales[i / cols])
+        }
+        TensorData::Ternary { trits, scale, .. } => scaled(trits, &|_| *scale),
+        TensorData::TernaryRows { trits, scales, .. } => {
+            let cols = trits.len() / scales.len();
+            scaled(trits, &|i| scales[i / cols])
+        }
+    }
+}
+
+/// The same model with these tensors as f32: all, or all but the matrices.
+fn widened(blueprint: &Blueprint, matrices: bool) -> Blueprint {
+    let mut blueprint = blueprint.clone();
     for ((_, role), data) in &mut blueprint.tensors {
-        *data = match std::mem::replace(data, TensorData::F32(Vec::new())) {
-            TensorData::F16(values) => TensorData::F32(values),
-            TensorData::Int8 { codes, scales } => {
-                let cols = codes.len() / scales.len();
-                let value = |(i, &code): (usize, &i8)| f32::from(code) * scales[i / cols];
-                TensorData::F32(codes.iter().enumerate().map(value).collect())
-            }
-            other => other,
-        };
-        assert!(matches!(data, TensorData::F32(_)), "{role:?}");
+        if matrices || !role.allows(DType::I8) {
+            *data = floats(data);
+        }
     }
     blueprint
 }
 
 /// The largest difference between the engine's logits and the oracle's over a stream, relative to `1 + |logit|`.
 fn difference(config: &Config, layers: &[LayerConfig], count: usize) -> f64 {
-    let blueprint = float_blueprint(config, layers, 11);
+    let blueprint = blueprint(config, layers, DType::F32, 11);
+    difference_of(&widened(&blueprint, true), count)
+}
+
+fn difference_of(blueprint: &Blueprint, count: usize) -> f64 {
     let tokens = tokens(count, 77);
-    let expected = Oracle::new(&blueprint).logits(&tokens);
+    let expected = Oracle::new(&widened(blueprint, true)).logits(&tokens);
     let blob = AlignedCopy::of(&blueprint.to_bytes().unwrap());
     let model = Model::from_bytes(blob.bytes()).unwrap();
     let mut memory = memory(&model, Batch::new(17));
@@ -73,6 +90,49 @@ fn without_stored_starts_and_token_rates_it_still_is() {
         ..FULL_LAYER
     };
     agrees(&[light, light], 30);
+}
+
+/// The shape of the reference's own models (Sun et al. 2024): with a gate, with convolutions, with both.
+#[test]
+fn layers_of_the_reference_are_what_it_says() {
+    for mixer in [Mixer::TttLinear, Mixer::TttMlp] {
+        let base = LayerConfig {
+            plain: true,
+            layer_norm: true,
+            ..LayerConfig::of(mixer)
+        };
+        let gated = LayerConfig {
+            gate: true,
+            gelu_gate: true,
+            ..base
+        };
+        let convolved = LayerConfig {
+            pre_conv: true,
+            shared_qk: true,
+            ..gated
+        };
+        agrees(&[base, gated], 20);
+        agrees(&[convolved, convolved], 20);
+    }
+}
+
+/// Integer weights that take activations as they are: no rounding but that of f32.
+#[test]
+fn float_activations_are_not_quantised() {
+    let config = Config {
+        float_activations: true,
+        ..config()
+    };
+    let layers =
+        [FULL_LAYER, LayerConfig::of(Mixer::TttLite), ATTENTION].map(|layer| LayerConfig {
+            kv_f32: layer.mixer == Mixer::Attention,
+            ..layer
+        });
+    for dtype in [DType::T2, DType::T5, DType::I8] {
+        let blueprint = blueprint(&config, &layers, dtype, 5);
+        let found = difference_of(&widened(&blueprint, false), 40);
+        assert!(found < 2e-4, "{dtype:?}: {found}");
+    }
 }
 
 #[test]
@@ -180,5 +240,6 @@ fn a_plain_layer_has_no_inner_norms() {
     };
     agrees(&[plain(Mixer::TttLinear, 0)], 20);
     agrees(&[plain(Mixer::TttMlp, 0)], 20);
+    agrees(&[plain(Mixer::TttLite, 0)], 20);
     agrees(&[plain(Mixer::Attention, 2)], 20);
 }

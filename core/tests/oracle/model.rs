@@ -47,6 +47,13 @@ impl<'a> Oracle<'a> {
                 record,
                 index,
             };
+            if record.pre_conv {
+                let normed = self.normed(&h, &layer.tensor(Role::PreNorm));
+                add(
+                    &mut h,
+                    &layer.conv_biased(&normed, Role::PreConv, Role::PreConvBias),
+                );
+            }
             let normed = self.normed(&h, &layer.tensor(Role::MixerNorm));
             add(&mut h, &layer.mix(normed));
             let mut normed = self.normed(&h, &layer.tensor(Role::FfnNorm));
@@ -93,13 +100,23 @@ impl Layer<'_> {
             Mixer::Attention => self.attention(&x),
             _ => ttt::heads(self, &x),
         };
-        if !self.record.plain {
+        if self.record.layer_norm {
+            let (gain, bias) = (self.tensor(Role::OutNorm), self.tensor(Role::OutNormBias));
+            let eps = f64::from(self.oracle.config.ln_eps);
+            y = y
+                .iter()
+                .map(|y| ttt::normed(y, &gain, &bias, eps))
+                .collect();
+        } else if !self.record.plain {
             y = self.oracle.normed(&y, &self.tensor(Role::OutNorm));
         }
         if self.record.gate {
             let gates = self.project(Role::Gate, &x);
             for (y, g) in y.iter_mut().flatten().zip(gates.iter().flatten()) {
-                *y *= silu(*g);
+                *y *= match self.record.gelu_gate {
+                    true => ttt::gelu(*g),
+                    false => silu(*g),
+                };
             }
         }
         self.project(Role::Output, &y)
@@ -118,6 +135,13 @@ impl Layer<'_> {
                 .collect()
         };
         (0..x.len()).map(row).collect()
+    }
+
+    pub fn conv_biased(&self, x: &Rows, taps: Role, bias: Role) -> Rows {
+        let mut rows = self.conv(x, taps);
+        let bias = self.tensor(bias);
+        rows.iter_mut().for_each(|row| axpy(row, 1.0, &bias));
+        rows
     }
 
     fn attention(&self, x: &Rows) -> Rows {

@@ -17,7 +17,14 @@ struct Head {
 pub fn heads(layer: &Layer<'_>, x: &Rows) -> Rows {
     let config = layer.oracle.config;
     let d = config.d_head() as usize;
-    let [q, k, v] = [Role::Query, Role::Key, Role::Value].map(|role| layer.project(role, x));
+    let [mut q, v] = [Role::Query, Role::Value].map(|role| layer.project(role, x));
+    let k = match layer.record.shared_qk {
+        true => layer.conv_biased(&q, Role::KeyConv, Role::KeyConvBias),
+        false => layer.project(Role::Key, x),
+    };
+    if layer.record.shared_qk {
+        q = layer.conv_biased(&q, Role::QueryConv, Role::QueryConvBias);
+    }
     let rates = match layer.record.head_rates {
         true => vec![vec![0.0; usize::from(config.n_heads)]; x.len()],
         false => layer.project(Role::Lr, x),
@@ -120,13 +127,7 @@ impl Head {
     }
 
     fn normed(&self, z: &[f64]) -> Vec<f64> {
-        let n = z.len() as f64;
-        let mean = z.iter().sum::<f64>() / n;
-        let variance = z.iter().map(|z| (z - mean).powi(2)).sum::<f64>() / n;
-        let affine = z.iter().zip(&self.ln_scale).zip(&self.ln_bias);
-        affine
-            .map(|((z, scale), bias)| (z - mean) / (variance + self.ln_eps).sqrt() * scale + bias)
-            .collect()
+        normed(z, &self.ln_scale, &self.ln_bias, self.ln_eps)
     }
 
     /// `1/2 ||LN(f(k)) - (v - k)||^2`.
@@ -163,7 +164,18 @@ fn affine(weights: &[f64], x: &[f64], width: usize) -> Vec<f64> {
     out
 }
 
-fn gelu(x: f64) -> f64 {
+/// Layer norm.
+pub fn normed(z: &[f64], scale: &[f64], bias: &[f64], eps: f64) -> Vec<f64> {
+    let n = z.len() as f64;
+    let mean = z.iter().sum::<f64>() / n;
+    let variance = z.iter().map(|z| (z - mean).powi(2)).sum::<f64>() / n;
+    let affine = z.iter().zip(scale).zip(bias);
+    affine
+        .map(|((z, scale), bias)| (z - mean) / (variance + eps).sqrt() * scale + bias)
+        .collect()
+}
+
+pub fn gelu(x: f64) -> f64 {
     let c = (2.0 / std::f64::consts::PI).sqrt();
     0.5 * x * (1.0 + (c * (x + 0.044715 * x.powi(3))).tanh())
 }

@@ -180,6 +180,7 @@ pub fn core_config(c: &ModelConfig, context: u32) -> Config {
             Activation::Relu2 => format::Activation::Relu2,
         },
         tied: c.tie_embeddings,
+        float_activations: false,
         document_token: 0,
         context,
     }

@@ -7,7 +7,7 @@
 mod quads;
 
 use super::simd::{self, Format, MAX_PLANES, Rows, Simd};
-use super::{Product, attention, halves, lanes, lite, ttt};
+use super::{Product, attention, halves, lanes, lite, ttt, wide};
 use core::arch::x86_64::*;
 use core::ops::Range;
 
