@@ -9,7 +9,7 @@
 
 use super::halves::Stored;
 use super::lanes::{LANES, WIDE, copy, tree};
-use super::parallel::Columns;
+use super::parallel::Rows;
 use crate::math::exp;
 use crate::memory::TILE;
 use crate::model::Floats;
@@ -28,12 +28,10 @@ pub(crate) struct Tile<'a> {
 
 /// The queries of the tokens `tokens` for one head of keys and values: `group` query heads of `d` a token.
 pub(crate) struct Queries<'a> {
-    /// `[n, group, d]`, rotated.
-    pub query: Columns<'a>,
-    /// `[n, group, 2]`: maximum of the scores so far and sum of their `exp(score - maximum)`.
-    pub running: Columns<'a>,
-    /// `[n, group, d]`: sum of `exp(score - maximum) * value` so far.
-    pub out: Columns<'a>,
+    /// By the constants below: [`QUERY`] `[n, group, d]`, rotated; [`KEY`] and [`VALUE`] `[n, d]`; [`OUT`] `[n, group, d]`,
+    /// sum of `exp(score - maximum) * value` so far; [`RUNNING`] `[n, group, 2]`, maximum of the scores so far and sum of
+    /// their `exp(score - maximum)`.
+    pub rows: Rows<'a, 5>,
     /// Query heads that share the keys.
     pub group: usize,
     /// Width of a head.
@@ -45,6 +43,13 @@ pub(crate) struct Queries<'a> {
     /// Places that the first of them sees, from the cache's first on; each next one sees one more.
     pub visible: usize,
 }
+
+/// Matrices of [`Queries::rows`].
+pub(crate) const QUERY: usize = 0;
+pub(crate) const KEY: usize = 1;
+pub(crate) const VALUE: usize = 2;
+pub(crate) const OUT: usize = 3;
+pub(crate) const RUNNING: usize = 4;
 
 /// Values are read in blocks of columns; a last block may read this many elements beyond its row. Their sums are dropped.
 pub(crate) const SLACK: usize = 32;
@@ -248,7 +253,7 @@ impl Queries<'_> {
     fn query(&self, row: usize) -> &[f32] {
         let (token, head) = self.place(row);
         let range = head * self.d..(head + 1) * self.d;
-        self.query.read(token).get(range).unwrap_or(&[])
+        self.rows.read::<QUERY>(token).get(range).unwrap_or(&[])
     }
 
     #[cfg_attr(bitttt_micro, inline(never))]
@@ -256,13 +261,20 @@ impl Queries<'_> {
     fn out(&mut self, row: usize) -> &mut [f32] {
         let (token, head) = self.place(row);
         let range = head * self.d..(head + 1) * self.d;
-        self.out.row(token).get_mut(range).unwrap_or_default()
+        self.rows
+            .row::<OUT>(token)
+            .get_mut(range)
+            .unwrap_or_default()
     }
 
     #[inline(always)]
     fn running(&mut self, row: usize) -> Option<&mut [f32; 2]> {
         let (token, head) = self.place(row);
-        self.running.row(token).as_chunks_mut().0.get_mut(head)
+        self.rows
+            .row::<RUNNING>(token)
+            .as_chunks_mut()
+            .0
+            .get_mut(head)
     }
 
     /// How many places of a tile a row sees.
@@ -336,16 +348,15 @@ mod tests {
         let (mut out, mut running) = (std::vec![0.0; 6 * d], [f32::NEG_INFINITY, 0.0].repeat(6));
         let rows = [
             (&mut query[..], group * d),
-            (&mut running, 2 * group),
+            (&mut [][..], 0),
+            (&mut [][..], 0),
             (&mut out, group * d),
+            (&mut running, 2 * group),
         ];
         let mut rows = rows.map(|(rows, each)| Divided::new(rows, each));
-        split(&Alone, 1, &mut [], &mut rows, &|_, [], columns| {
-            let [query, running, out] = columns.columns();
+        split(&Alone, 1, &mut [], &mut rows, &|_, [], rows| {
             let mut queries = Queries {
-                query,
-                running,
-                out,
+                rows,
                 group,
                 d,
                 scale: 0.25,

@@ -86,38 +86,6 @@ impl<'a, T> Shared<'a, T> {
     }
 }
 
-/// Some columns of a matrix `[n, width]`, which belong to one part.
-pub(crate) struct Columns<'a> {
-    all: Shared<'a, f32>,
-    width: usize,
-    columns: Range<usize>,
-}
-
-impl Columns<'_> {
-    /// The part's columns of row `t`, to read.
-    #[inline(always)]
-    pub fn read(&self, t: usize) -> &[f32] {
-        let start = t * self.width;
-        // SAFETY: only this part has these columns, and `&self` keeps `row` from handing them out meanwhile.
-        unsafe {
-            self.all
-                .piece(start + self.columns.start..start + self.columns.end)
-        }
-    }
-
-    /// The part's columns of row `t`.
-    #[cfg_attr(bitttt_micro, inline(never))]
-    #[cfg_attr(not(bitttt_micro), inline(always))]
-    pub fn row(&mut self, t: usize) -> &mut [f32] {
-        let start = t * self.width;
-        // SAFETY: only this part has these columns, and `&mut self` keeps two of its rows apart.
-        unsafe {
-            self.all
-                .piece(start + self.columns.start..start + self.columns.end)
-        }
-    }
-}
-
 /// A slice to be cut, and how many of its elements (of each row, where it is a matrix) belong to a part.
 pub(crate) struct Divided<'a> {
     all: Shared<'a, f32>,
@@ -128,6 +96,17 @@ impl<'a> Divided<'a> {
     pub fn new(all: &'a mut [f32], each: usize) -> Self {
         let all = Shared::new(all);
         Self { all, each }
+    }
+
+    /// Piece `place`; nothing behind the end.
+    ///
+    /// # Safety
+    /// No other live piece overlaps it.
+    #[cfg_attr(bitttt_micro, inline(never))]
+    #[cfg_attr(not(bitttt_micro), inline(always))]
+    unsafe fn piece(&self, place: usize) -> &'a mut [f32] {
+        // SAFETY: the caller's.
+        unsafe { self.all.piece(place * self.each..(place + 1) * self.each) }
     }
 }
 
@@ -147,14 +126,26 @@ impl<'a, const M: usize> Rows<'a, M> {
         unsafe { pieces(self.matrices, place) }
     }
 
-    /// All of them, matrix by matrix.
-    pub fn columns(self) -> [Columns<'a>; M] {
-        self.matrices.each_ref().map(|cut| Columns {
-            all: cut.all,
-            width: self.parts * cut.each,
-            columns: self.part * cut.each..(self.part + 1) * cut.each,
-        })
+    /// The part's columns of row `t` of matrix `I`.
+    #[cfg_attr(bitttt_micro, inline(never))]
+    #[cfg_attr(not(bitttt_micro), inline(always))]
+    pub fn row<const I: usize>(&mut self, t: usize) -> &mut [f32] {
+        // SAFETY: as above.
+        unsafe { self.matrices[const { index::<I, M>() }].piece(t * self.parts + self.part) }
     }
+
+    /// The same to read.
+    #[inline(always)]
+    pub fn read<const I: usize>(&self, t: usize) -> &[f32] {
+        // SAFETY: only this part has these columns, and `&self` keeps `row` from handing them out meanwhile.
+        unsafe { self.matrices[const { index::<I, M>() }].piece(t * self.parts + self.part) }
+    }
+}
+
+/// `I`, where there is such an element; else it does not compile.
+const fn index<const I: usize, const M: usize>() -> usize {
+    assert!(I < M);
+    I
 }
 
 /// Piece `place` of each slice.
@@ -164,7 +155,7 @@ impl<'a, const M: usize> Rows<'a, M> {
 unsafe fn pieces<'a, const N: usize>(of: &[Divided<'a>; N], place: usize) -> [&'a mut [f32]; N] {
     core::array::from_fn(|i| match of.get(i) {
         // SAFETY: the caller's.
-        Some(cut) => unsafe { cut.all.piece(place * cut.each..(place + 1) * cut.each) },
+        Some(cut) => unsafe { cut.piece(place) },
         None => &mut [],
     })
 }
