@@ -100,7 +100,8 @@ fn share<const G: usize, const B: usize, M: Elements>(
     if places == 0 {
         return;
     }
-    let mut weights = scores::<G, B, M>(keys, queries, row, places);
+    let mut weights = [[0.0f32; TILE]; G];
+    scores::<G, B, M>(keys, queries, row, places, &mut weights);
     for (i, weights) in weights.iter_mut().enumerate() {
         let visible = queries.visible(row + i, tile);
         queries.weigh(row + i, weights, visible);
@@ -108,7 +109,7 @@ fn share<const G: usize, const B: usize, M: Elements>(
     let mut at = 0;
     while at < queries.d {
         let values = values.skip(at);
-        let sums = accumulate::<G, B, M>([[0.0; B]; G], &weights, places, values, queries.d);
+        let sums = weigh_values::<G, B, M>(&weights, places, values, queries.d);
         for (i, sums) in sums.iter().enumerate() {
             if let Some(out) = queries.out(row + i).get_mut(at..) {
                 super::lanes::add(out, sums);
@@ -118,35 +119,59 @@ fn share<const G: usize, const B: usize, M: Elements>(
     }
 }
 
-/// `scores[g][j] = q_g . k_j` for at least the first `places`, each a chain of additions over the head's width.
+/// Factors that are copied before they are used: all of a tile where they stay in registers, fewer on a device's stack.
+const PART: usize = if WIDE { TILE } else { 16 };
+
+/// `sum_j weights[g][j] * values[j][..B]`.
+#[inline(always)]
+fn weigh_values<const G: usize, const B: usize, M: Elements>(
+    weights: &[[f32; TILE]; G],
+    places: usize,
+    values: M,
+    stride: usize,
+) -> [[f32; B]; G] {
+    let mut sums = [[0.0; B]; G];
+    if WIDE {
+        return accumulate::<G, B, TILE, M>(sums, weights, places, values, stride);
+    }
+    let mut from = 0;
+    while from < places {
+        let factors = load::<G, PART>(weights, from);
+        let (count, values) = ((places - from).min(PART), values.skip(from * stride));
+        sums = accumulate::<G, B, PART, M>(sums, &factors, count, values, stride);
+        from += PART;
+    }
+    sums
+}
+
+/// `scores[g][j] += q_g . k_j` for at least the first `places`, each a chain of additions over the head's width.
 #[inline(always)]
 fn scores<const G: usize, const B: usize, M: Elements>(
     keys: M,
     queries: &Queries<'_>,
     row: usize,
     places: usize,
-) -> [[f32; TILE]; G] {
-    let mut scores = [[0.0f32; TILE]; G];
+    scores: &mut [[f32; TILE]; G],
+) {
     let mut from = 0;
     while from < queries.d {
-        let count = (queries.d - from).min(TILE);
-        let mut factors = [[0.0f32; TILE]; G];
+        let count = (queries.d - from).min(PART);
+        let mut factors = [[0.0f32; PART]; G];
         for (i, factors) in factors.iter_mut().enumerate() {
             copy(factors, queries.query(row + i).get(from..).unwrap_or(&[]));
         }
         let mut at = 0;
         while at < places {
             let keys = keys.skip(from * TILE + at);
-            let sums = load::<G, B>(&scores, at);
-            let sums = accumulate::<G, B, M>(sums, &factors, count, keys, TILE);
+            let sums = load::<G, B>(scores, at);
+            let sums = accumulate::<G, B, PART, M>(sums, &factors, count, keys, TILE);
             for (scores, sums) in scores.iter_mut().zip(&sums) {
                 copy(scores.get_mut(at..).unwrap_or_default(), sums);
             }
             at += B;
         }
-        from += TILE;
+        from += PART;
     }
-    scores
 }
 
 /// Columns `at..at + B`.
@@ -162,15 +187,15 @@ fn load<const G: usize, const B: usize>(rows: &[[f32; TILE]; G], at: usize) -> [
 /// `sums[g] += sum_r factors[g][r] * matrix[r][..B]`, `r` ascending to `count`; rows are `stride` elements apart.
 #[cfg_attr(bitttt_micro, inline(never))]
 #[cfg_attr(not(bitttt_micro), inline(always))]
-fn accumulate<const G: usize, const B: usize, M: Elements>(
+fn accumulate<const G: usize, const B: usize, const F: usize, M: Elements>(
     mut sums: [[f32; B]; G],
-    factors: &[[f32; TILE]; G],
+    factors: &[[f32; F]; G],
     count: usize,
     matrix: M,
     stride: usize,
 ) -> [[f32; B]; G] {
     let mut rest = matrix;
-    for r in 0..count.min(TILE) {
+    for r in 0..count.min(F) {
         let Some(row) = rest.block::<B>() else {
             return sums;
         };
@@ -225,9 +250,9 @@ impl Elements for Floats<'_> {
 }
 
 #[inline(always)]
-fn add_row<const G: usize, const B: usize>(
+fn add_row<const G: usize, const B: usize, const F: usize>(
     sums: &mut [[f32; B]; G],
-    factors: &[[f32; TILE]; G],
+    factors: &[[f32; F]; G],
     g: usize,
     r: usize,
     row: &[f32; B],

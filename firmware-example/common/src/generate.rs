@@ -16,9 +16,9 @@ pub fn generate(chip: &mut impl Chip, memory: &mut [f32]) -> Result<(), Fault> {
         .model()
         .verify()
         .map_err(|_| "the blob is damaged")?;
-    let tokenizer = session.model().tokenizer();
-    let tokenizer = tokenizer.ok_or("the blob has no tokenizer")?;
-    let instructions = run(chip, session, &tokenizer)?;
+    let tokenizer = &session.model().tokenizer();
+    let tokenizer = tokenizer.as_ref().ok_or("the blob has no tokenizer")?;
+    let instructions = run(chip, session, tokenizer)?;
     chip.hash("state_hash", session.state_hash());
     chip.count(
         "instructions_per_token",

@@ -20,10 +20,10 @@ pub fn self_test(
     subnormals_survive()?;
     let mut opened = open(memory);
     let session = opened.as_mut().map_err(|fault| *fault)?;
-    let tokenizer = session.model().tokenizer();
-    let tokenizer = tokenizer.ok_or("the blob has no tokenizer")?;
+    let tokenizer = &session.model().tokenizer();
+    let tokenizer = tokenizer.as_ref().ok_or("the blob has no tokenizer")?;
     let mut prompt = [session.model().config().document_token; PROMPT_TOKENS];
-    let tokens = encode(&tokenizer, &mut prompt)?;
+    let tokens = encode(tokenizer, &mut prompt)?;
     steps_equal_prefill(session, tokens)?;
     restoring_brings_the_state_back(session, snapshot)?;
     chip.line(&["--- report"]);
