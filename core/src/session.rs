@@ -91,6 +91,7 @@ pub struct Session<'m, 's> {
     pub(crate) model: Model<'m>,
     plan: MemoryPlan,
     backend: Backend,
+    #[cfg(feature = "threads")]
     parallel: &'s dyn Parallel,
     pub(crate) batch: Batch,
     learning: Learning,
@@ -142,6 +143,7 @@ impl<'m, 's> Session<'m, 's> {
             model,
             plan,
             backend,
+            #[cfg(feature = "threads")]
             parallel: &Alone,
             batch,
             learning: Learning::On,
@@ -265,6 +267,14 @@ impl<'m, 's> Session<'m, 's> {
         digest.finalize()
     }
 
+    /// Whoever runs parts of the work.
+    fn helpers(&self) -> &'s dyn Parallel {
+        #[cfg(feature = "threads")]
+        return self.parallel;
+        #[cfg(not(feature = "threads"))]
+        &Alone
+    }
+
     fn check(&self, tokens: &[u32]) -> Result<(), SessionError> {
         let vocab_size = self.model.config().vocab_size;
         match tokens.iter().find(|&&token| token >= vocab_size) {
@@ -290,13 +300,13 @@ impl<'m, 's> Session<'m, 's> {
     #[cfg_attr(bitttt_micro, inline(never))]
     fn pass(&mut self, tokens: &[u32]) {
         self.fill_angles(tokens.len());
+        let parallel = self.helpers();
         let Self {
             model,
             state,
             scratch,
             plan,
             backend,
-            parallel,
             learning,
             dropped,
             batch,
@@ -306,7 +316,7 @@ impl<'m, 's> Session<'m, 's> {
         let pass = Pass {
             config,
             backend,
-            parallel: *parallel,
+            parallel,
             tokens: tokens.len(),
             position: self.position,
             batch: *batch,
@@ -336,18 +346,19 @@ impl<'m, 's> Session<'m, 's> {
     /// Logits after token `t` of the `n` in the last pass.
     #[cfg_attr(bitttt_micro, inline(never))]
     fn head(&mut self, n: usize, t: usize) {
-        let (config, backend) = (*self.model.config(), self.backend);
+        let (parallel, backend) = (self.helpers(), self.backend);
+        let config = self.model.config();
         let d_model = config.d_model as usize;
-        let mut space = Workspace::cut(self.scratch, &self.plan, &config, n);
+        let mut space = Workspace::cut(self.scratch, &self.plan, config, n);
         let row = space.h.get(t * d_model..(t + 1) * d_model).unwrap_or(&[]);
         let Some(x) = space.x.get_mut(..d_model) else {
             return;
         };
         lanes::copy(x, row);
         backend.rms_norm(x, self.model.norm(), config.norm_eps);
-        space.quantised.fill(backend, self.parallel, x, d_model);
+        space.quantised.fill(backend, parallel, x, d_model);
         backend.matmul(
-            self.parallel,
+            parallel,
             &space.quantised.view(),
             x,
             [(&self.model.head(), space.logits)],

@@ -132,13 +132,14 @@ fn weigh_values<const G: usize, const B: usize, M: Elements>(
 ) -> [[f32; B]; G] {
     let mut sums = [[0.0; B]; G];
     if WIDE {
-        return accumulate::<G, B, TILE, M>(sums, weights, places, values, stride);
+        accumulate::<G, B, TILE, M>(&mut sums, weights, places, values, stride);
+        return sums;
     }
     let mut from = 0;
     while from < places {
         let factors = load::<G, PART>(weights, from);
         let (count, values) = ((places - from).min(PART), values.skip(from * stride));
-        sums = accumulate::<G, B, PART, M>(sums, &factors, count, values, stride);
+        accumulate::<G, B, PART, M>(&mut sums, &factors, count, values, stride);
         from += PART;
     }
     sums
@@ -163,8 +164,8 @@ fn scores<const G: usize, const B: usize, M: Elements>(
         let mut at = 0;
         while at < places {
             let keys = keys.skip(from * TILE + at);
-            let sums = load::<G, B>(scores, at);
-            let sums = accumulate::<G, B, PART, M>(sums, &factors, count, keys, TILE);
+            let mut sums = load::<G, B>(scores, at);
+            accumulate::<G, B, PART, M>(&mut sums, &factors, count, keys, TILE);
             for (scores, sums) in scores.iter_mut().zip(&sums) {
                 copy(scores.get_mut(at..).unwrap_or_default(), sums);
             }
@@ -188,25 +189,24 @@ fn load<const G: usize, const B: usize>(rows: &[[f32; TILE]; G], at: usize) -> [
 #[cfg_attr(bitttt_micro, inline(never))]
 #[cfg_attr(not(bitttt_micro), inline(always))]
 fn accumulate<const G: usize, const B: usize, const F: usize, M: Elements>(
-    mut sums: [[f32; B]; G],
+    sums: &mut [[f32; B]; G],
     factors: &[[f32; F]; G],
     count: usize,
     matrix: M,
     stride: usize,
-) -> [[f32; B]; G] {
+) {
     let mut rest = matrix;
     for r in 0..count.min(F) {
         let Some(row) = rest.block::<B>() else {
-            return sums;
+            return;
         };
         // by hand: in a loop over the four, compilers vectorise across them, at a twentieth of the speed
-        add_row(&mut sums, factors, 0, r, &row);
-        add_row(&mut sums, factors, 1, r, &row);
-        add_row(&mut sums, factors, 2, r, &row);
-        add_row(&mut sums, factors, 3, r, &row);
+        add_row(sums, factors, 0, r, &row);
+        add_row(sums, factors, 1, r, &row);
+        add_row(sums, factors, 2, r, &row);
+        add_row(sums, factors, 3, r, &row);
         rest = rest.skip(stride);
     }
-    sums
 }
 
 /// Keys or values, read from the front.
