@@ -169,6 +169,7 @@ impl<'a> Model<'a> {
     }
 
     /// The built-in tokenizer, if there is one.
+    #[cfg_attr(bitttt_micro, inline(never))]
     pub fn tokenizer(&self) -> Option<Tokenizer<'a>> {
         Tokenizer::parse(
             self.layout.section(Section::Tokenizer),

@@ -123,7 +123,8 @@ fn share<const G: usize, const B: usize, M: Elements>(
 const PART: usize = if WIDE { TILE } else { 16 };
 
 /// `sum_j weights[g][j] * values[j][..B]`.
-#[inline(always)]
+#[cfg_attr(bitttt_micro, inline(never))]
+#[cfg_attr(not(bitttt_micro), inline(always))]
 fn weigh_values<const G: usize, const B: usize, M: Elements>(
     weights: &[[f32; TILE]; G],
     places: usize,
@@ -146,7 +147,8 @@ fn weigh_values<const G: usize, const B: usize, M: Elements>(
 }
 
 /// `scores[g][j] += q_g . k_j` for at least the first `places`, each a chain of additions over the head's width.
-#[inline(always)]
+#[cfg_attr(bitttt_micro, inline(never))]
+#[cfg_attr(not(bitttt_micro), inline(always))]
 fn scores<const G: usize, const B: usize, M: Elements>(
     keys: M,
     queries: &Queries<'_>,
