@@ -8,7 +8,7 @@ use crate::format::{Config, DType, IMPORTED, Role};
 use crate::kernel::{Alone, Backend, Parallel};
 use crate::math::{rope_frequency, rope_row};
 use crate::memory::{Batch, MemoryPlan, layer_state};
-use crate::model::{Matrix, Model, Weights};
+use crate::model::{Model, Weights};
 use crate::pieces::Cut;
 use crate::workspace::{Cutter, Pass, Workspace};
 use crate::{ffn, kernel::lanes, mixer};
@@ -323,7 +323,7 @@ impl<'m, 's> Session<'m, 's> {
             learning: *learning == Learning::On,
         };
         let mut space = Workspace::cut(scratch, plan, config, tokens.len());
-        embed(&model.embed(), tokens, space.h);
+        embed(model, tokens, space.h);
         for_each_layer(model, *batch, state, |block, state, _| {
             let (state, ffn_history) = mixer::split_history(config, block.record.ffn_conv, state);
             let state = match block.record.pre_conv {
@@ -332,10 +332,10 @@ impl<'m, 's> Session<'m, 's> {
                 }
                 _ => state,
             };
-            pass.normed(space.h, space.x, block.gain(Role::MixerNorm));
+            pass.normed(block, Role::MixerNorm, space.h, space.x);
             *dropped = dropped.saturating_add(mixer::forward(block, &pass, state, &mut space));
             backend.add(space.h, space.hidden);
-            pass.normed(space.h, space.x, block.gain(Role::FfnNorm));
+            pass.normed(block, Role::FfnNorm, space.h, space.x);
             pass.convolve(space.x, ffn_history, block.floats(Role::FfnConv));
             ffn::forward(block, &pass, &mut space);
             backend.add(space.h, space.x);
@@ -429,7 +429,8 @@ fn for_each_layer<'m>(
 
 /// Rows of the embedding `[n, D]`.
 #[cfg_attr(bitttt_micro, inline(never))]
-fn embed(table: &Matrix<'_>, tokens: &[u32], h: &mut [f32]) {
+fn embed(model: &Model<'_>, tokens: &[u32], h: &mut [f32]) {
+    let table = model.embed();
     let d = table.cols.max(1);
     for (&token, h) in tokens.iter().zip(h.pieces_mut(d)) {
         let token = token as usize;

@@ -86,10 +86,11 @@ impl Pass<'_> {
         );
     }
 
-    /// `x = RMSNorm(h)` for rows of `h [n, D]`.
-    pub fn normed(&self, h: &[f32], x: &mut [f32], gain: Floats<'_>) {
+    /// `x = RMSNorm(h)` for rows of `h [n, D]`, with a block's gains.
+    #[cfg_attr(bitttt_micro, inline(never))]
+    pub fn normed(&self, block: &Block<'_, '_>, gain: Role, h: &[f32], x: &mut [f32]) {
         lanes::copy(x, h);
-        self.rms_norm(x, gain);
+        self.rms_norm(x, block.gain(gain));
     }
 
     /// Causal convolution of the rows of `x [n, D]`, where there is one; `history` is `[3, D]`.

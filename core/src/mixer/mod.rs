@@ -105,7 +105,7 @@ pub(crate) fn pre_conv<'s>(
     [h, x]: [&mut [f32]; 2],
 ) -> &'s mut [f32] {
     let (state, history) = split_history(pass.config, true, state);
-    pass.normed(h, x, block.gain(Role::PreNorm));
+    pass.normed(block, Role::PreNorm, h, x);
     let (taps, bias) = (block.gain(Role::PreConv), block.gain(Role::PreConvBias));
     pass.convolve_biased(x, history, taps, bias);
     pass.backend.add(h, x);
