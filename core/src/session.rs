@@ -421,9 +421,13 @@ fn for_each_layer<'m>(
 ) {
     let config = model.config();
     let mut cutter = Cutter(state);
-    for block in (0..config.n_layers).map_while(|layer| model.block(layer)) {
+    for layer in 0..config.n_layers {
+        // by reference: to move it out takes its size again of a device's stack
+        let Some(block) = &model.block(layer) else {
+            return;
+        };
         let own = cutter.take(layer_state(config, &block.record, batch));
-        run(&block, own, config);
+        run(block, own, config);
     }
 }
 

@@ -80,8 +80,8 @@ impl Section {
 #[derive(Clone, Copy, Debug)]
 pub struct Layout<'a> {
     bytes: &'a [u8],
-    /// First byte and length of each kind; half of what slices would take on a device's stack.
-    sections: [(usize, usize); 6],
+    /// First byte and length of each kind but the header; half of what slices would take on a device's stack.
+    sections: [(usize, usize); 5],
 }
 
 impl<'a> Layout<'a> {
@@ -95,7 +95,7 @@ impl<'a> Layout<'a> {
         }
         let mut layout = Self {
             bytes,
-            sections: [(0, 0); 6],
+            sections: [(0, 0); 5],
         };
         let count = u32_at(bytes, field::SECTION_COUNT);
         let mut end = (HEADER_BYTES + count as usize * SECTION_BYTES) as u64;
@@ -133,10 +133,11 @@ impl<'a> Layout<'a> {
             return Err(BlobError::Section(named));
         }
         if let Some(section) = section {
-            if self.sections[section as usize].1 != 0 {
+            let place = section as usize - 1;
+            if self.sections[place].1 != 0 {
                 return Err(BlobError::Section(section));
             }
-            self.sections[section as usize] = (offset as usize, len as usize);
+            self.sections[place] = (offset as usize, len as usize);
         }
         Ok(offset + len)
     }
@@ -144,7 +145,10 @@ impl<'a> Layout<'a> {
     /// Bytes of a section; empty if absent.
     #[cfg_attr(bitttt_micro, inline(never))]
     pub const fn section(&self, section: Section) -> &'a [u8] {
-        let (start, len) = self.sections[section as usize];
+        let (start, len) = match section {
+            Section::Header => return &[],
+            _ => self.sections[section as usize - 1],
+        };
         match self.bytes.split_at_checked(start) {
             Some((_, rest)) => match rest.split_at_checked(len) {
                 Some((data, _)) => data,
