@@ -212,7 +212,7 @@ impl Role {
 
 const fn is(layer: Option<&LayerConfig>, mixer: Mixer) -> bool {
     match layer {
-        Some(layer) => layer.mixer as u8 == mixer as u8,
+        Some(layer) => layer.kind() as u8 == mixer as u8,
         None => false,
     }
 }

@@ -21,29 +21,27 @@ pub(crate) fn forward(
     state: &mut [f32],
     space: &mut Workspace<'_>,
 ) -> u32 {
-    let (state, history) = split_history(pass.config, block.record.conv, state);
+    let record = &block.record;
+    let (state, history) = split_history(pass.config, record.conv, state);
     pass.convolve(space.x, history, block.floats(Role::Conv));
-    match block.record.mixer {
-        mixer if !mixer.is_built() => 0, // refused when the model was read
-        Mixer::TttLinear | Mixer::TttMlp | Mixer::Attention => {
-            project(block, pass, space);
-            let (mut rows, heads) = between(block, pass, space);
-            let dropped = match block.record.mixer {
-                Mixer::Attention if Mixer::Attention.is_built() => {
-                    attention::attend(&block.record, pass, state, heads, rows);
-                    0
-                }
-                _ if IMPORTED && block.record.shared_qk => {
-                    let state = share(block, pass, state, &mut rows);
-                    ttt::learn(block, pass, state, heads, rows)
-                }
-                _ => ttt::learn(block, pass, state, heads, rows),
-            };
-            finish(block, pass, space);
-            dropped
-        }
-        Mixer::TttLite => ttt_lite::forward(block, pass, state, space),
+    if record.kind() == Mixer::TttLite {
+        return ttt_lite::forward(block, pass, state, space);
     }
+    project(block, pass, space);
+    let (mut rows, heads) = between(block, pass, space);
+    let dropped = match record.kind() {
+        Mixer::Attention => {
+            attention::attend(record, pass, state, heads, rows);
+            0
+        }
+        _ if IMPORTED && record.shared_qk => {
+            let state = share(block, pass, state, &mut rows);
+            ttt::learn(block, pass, state, heads, rows)
+        }
+        _ => ttt::learn(block, pass, state, heads, rows),
+    };
+    finish(block, pass, space);
+    dropped
 }
 
 /// Puts a layer's state back to the start of a document. At most the first `touched` tokens' places may hold anything.
@@ -59,8 +57,7 @@ pub(crate) fn reset(
         .saturating_sub(histories_words(config, &block.record));
     let (state, histories) = state.split_at_mut_checked(own).unwrap_or_default();
     histories.fill(0.0);
-    match block.record.mixer {
-        mixer if !mixer.is_built() => {}
+    match block.record.kind() {
         Mixer::TttLinear | Mixer::TttMlp => ttt::reset(block, config, state),
         Mixer::Attention => attention::reset(&block.record, config, batch, state, touched),
         Mixer::TttLite => state.fill(0.0),

@@ -3,7 +3,7 @@
 
 use super::{Heads, Rows};
 use crate::block::{Block, Ttt};
-use crate::format::{Config, Role};
+use crate::format::{Config, Mixer, Role};
 use crate::kernel::parallel::{self, Divided, split};
 use crate::kernel::row;
 use crate::kernel::ttt::{FastLayer, InnerNorm, TttHead, TttToken, start_over};
@@ -119,13 +119,14 @@ fn tau(mixer: &Ttt<'_>, i: usize) -> f32 {
 /// Head `h` of the layer's tensors over its own slice of the state.
 fn head<'s, 'w>(mixer: &Ttt<'w>, config: &Config, own: &'s mut [f32], h: usize) -> TttHead<'s, 'w> {
     let (d, b) = (config.d_head() as usize, usize::from(config.mini_batch));
-    let width = match mixer.second {
+    let second = mixer.second.filter(|_| Mixer::TttMlp.is_built());
+    let width = match second {
         Some(_) => config.d_inner() as usize,
         None => d,
     };
     let mut cutter = Cutter(own);
     let fast = cutter.take(d * width + width);
-    let second_fast = mixer.second.map(|_| cutter.take(width * d + d));
+    let second_fast = second.map(|_| cutter.take(width * d + d));
     let first = FastLayer {
         fast,
         inputs: cutter.take(b * d),
@@ -133,16 +134,13 @@ fn head<'s, 'w>(mixer: &Ttt<'w>, config: &Config, own: &'s mut [f32], h: usize) 
         start: rows_of(mixer.start, h, d, width),
         width,
     };
-    let second = mixer
-        .second
-        .zip(second_fast)
-        .map(|(start, fast)| FastLayer {
-            fast,
-            inputs: cutter.take(b * width),
-            grads: cutter.take(b * d),
-            start: rows_of(Some(start), h, width, d),
-            width: d,
-        });
+    let second = second.zip(second_fast).map(|(start, fast)| FastLayer {
+        fast,
+        inputs: cutter.take(b * width),
+        grads: cutter.take(b * d),
+        start: rows_of(Some(start), h, width, d),
+        width: d,
+    });
     TttHead {
         first,
         second,
