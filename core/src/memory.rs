@@ -14,10 +14,14 @@ use crate::kernel::TABLE_WORDS;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Batch {
     tokens: usize,
-    context: Option<usize>,
+    /// [`Self::OF_MODEL`], or room for so many.
+    context: usize,
 }
 
 impl Batch {
+    /// The model's own figure.
+    const OF_MODEL: usize = usize::MAX;
+
     /// One token at a time: the least memory.
     pub const ONE: Self = Self::new(1);
 
@@ -25,7 +29,7 @@ impl Batch {
     pub const fn new(tokens: usize) -> Self {
         Self {
             tokens: if tokens == 0 { 1 } else { tokens },
-            context: None,
+            context: Self::OF_MODEL,
         }
     }
 
@@ -33,7 +37,7 @@ impl Batch {
     /// ([`Config::context`]). Nothing changes for models without such layers.
     pub const fn with_context(self, tokens: usize) -> Self {
         Self {
-            context: Some(tokens),
+            context: tokens,
             ..self
         }
     }
@@ -46,8 +50,8 @@ impl Batch {
     /// Tokens that attention layers without a window have room for.
     pub const fn context(self, config: &Config) -> usize {
         match self.context {
-            Some(tokens) => tokens,
-            None => config.context as usize,
+            Self::OF_MODEL => config.context as usize,
+            tokens => tokens,
         }
     }
 }

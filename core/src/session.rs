@@ -99,8 +99,8 @@ pub struct Session<'m, 's> {
     scratch: &'s mut [f32],
     pub(crate) position: u64,
     pub(crate) dropped: u32,
-    /// Tokens that the layers without a window have room for, if there are such layers.
-    capacity: Option<usize>,
+    /// Tokens that the layers without a window have room for; `usize::MAX` where there are no such layers.
+    capacity: usize,
     /// Places of a cache from here on are zeros.
     pub(crate) touched: u64,
 }
@@ -291,11 +291,13 @@ impl<'m, 's> Session<'m, 's> {
     fn check_context(&self, tokens: usize) -> Result<(), SessionError> {
         let end = self.position.saturating_add(tokens as u64);
         match self.capacity {
-            Some(capacity) if end > capacity as u64 => Err(SessionError::Context {
-                capacity,
-                position: self.position,
-                tokens,
-            }),
+            capacity if capacity != usize::MAX && end > capacity as u64 => {
+                Err(SessionError::Context {
+                    capacity,
+                    position: self.position,
+                    tokens,
+                })
+            }
             _ => Ok(()),
         }
     }
@@ -408,12 +410,14 @@ impl<'m, 's> Session<'m, 's> {
     }
 }
 
-/// Tokens that there is room for, if some layer remembers all of them.
-fn capacity(model: &Model<'_>, batch: Batch) -> Option<usize> {
-    (0..model.config().n_layers)
-        .filter_map(|layer| model.layer_config(layer).ok())
-        .any(|record| record.needs_context())
-        .then(|| batch.context(model.config()))
+/// Tokens that there is room for, if some layer remembers all of them; else `usize::MAX`.
+fn capacity(model: &Model<'_>, batch: Batch) -> usize {
+    let mut layers =
+        (0..model.config().n_layers).filter_map(|layer| model.layer_config(layer).ok());
+    match layers.any(|record| record.needs_context()) {
+        true => batch.context(model.config()),
+        false => usize::MAX,
+    }
 }
 
 /// Walks blocks together with their slices of the state.

@@ -59,6 +59,8 @@ pub struct Board {
     pub ram: u64,
     /// Most bytes of flash that the firmware may take without the blob.
     pub flash_limit: u64,
+    /// Most bytes of it that may be the engine's, where that is promised.
+    pub core_limit: Option<u64>,
     /// Most bytes of RAM that it may take without the session.
     pub ram_limit: u64,
 }
@@ -72,8 +74,9 @@ const CORTEX_M: Board = Board {
     engine: Engine::Full,
     flash: 4 << 20,
     ram: 4 << 20,
-    flash_limit: 44_400,
-    ram_limit: 4_000,
+    flash_limit: 40_200,
+    core_limit: None,
+    ram_limit: 2_048,
 };
 /// The same of the other family.
 const RISCV32: Board = Board {
@@ -81,8 +84,7 @@ const RISCV32: Board = Board {
     folder: "firmware-example/riscv32",
     target: "riscv32imac-unknown-none-elf",
     emulator: RISCV,
-    flash_limit: 53_200,
-    ram_limit: 4_000,
+    flash_limit: 50_200,
     ..CORTEX_M
 };
 
@@ -93,43 +95,50 @@ pub const BOARDS: &[Board] = &[
         target: "thumbv6m-none-eabi",
         flash: 256 << 10,
         ram: 16 << 10,
-        flash_limit: 45_200,
+        flash_limit: 41_400,
+        ram_limit: 2_240,
         ..CORTEX_M
     },
     Board {
         name: "cortex-m0plus",
         target: "thumbv6m-none-eabi",
-        flash_limit: 45_200,
+        flash_limit: 41_400,
+        ram_limit: 2_240,
         ..CORTEX_M
     },
     Board {
         name: "cortex-m3",
         target: "thumbv7m-none-eabi",
-        flash_limit: 46_500,
+        flash_limit: 42_200,
+        ram_limit: 2_100,
         ..CORTEX_M
     },
-    CORTEX_M,
+    Board {
+        core_limit: Some(40 << 10),
+        ..CORTEX_M
+    },
     Board {
         name: "cortex-m4f-linear",
         engine: Engine::Linear,
-        flash_limit: 36_400,
+        flash_limit: 31_700,
         ..CORTEX_M
     },
     Board {
         name: "cortex-m4f-minimal",
         engine: Engine::Minimal,
-        flash_limit: 36_400,
+        flash_limit: 26_300,
+        core_limit: Some(24 << 10),
         ..CORTEX_M
     },
     Board {
         name: "cortex-m7",
-        flash_limit: 45_700,
+        flash_limit: 41_600,
         ..CORTEX_M
     },
     Board {
         name: "cortex-m33",
         target: "thumbv8m.main-none-eabihf",
-        flash_limit: 46_000,
+        flash_limit: 41_900,
         ..CORTEX_M
     },
     Board {
@@ -137,14 +146,15 @@ pub const BOARDS: &[Board] = &[
         target: "thumbv8m.main-none-eabihf",
         flash: 512 << 10,
         ram: 512 << 10,
-        flash_limit: 45_300,
+        flash_limit: 41_400,
+        ram_limit: 2_100,
         ..CORTEX_M
     },
     RISCV32,
     Board {
         name: "riscv32imafc",
         target: "riscv32imafc-unknown-none-elf",
-        flash_limit: 47_400,
+        flash_limit: 44_500,
         ..RISCV32
     },
 ];
