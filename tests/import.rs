@@ -2,6 +2,7 @@
 
 mod support;
 
+use bitttt::engine::Blob;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
@@ -118,9 +119,7 @@ fn every_kind_becomes_a_blob_that_runs_and_the_report_says_what_it_holds() {
         assert_eq!(report["tokenizer"], false);
         let inspected = bench.json("inspect x.bttt");
         assert_eq!(inspected["fingerprint"], report["fingerprint"]);
-        let metadata: Value =
-            serde_json::from_str(inspected["metadata"].as_str().unwrap()).unwrap();
-        assert_eq!(metadata["source"], kind);
+        assert_eq!(inspected["metadata"]["source"], kind);
     }
 }
 
@@ -188,8 +187,8 @@ fn tokenizer_template_and_stop_tokens_come_along() {
             (&report["tokenizer"], &report["chat_template"]),
             (&json!(true), &json!(true))
         );
-        let text = bench.json("inspect x.bttt")["metadata"].clone();
-        serde_json::from_str(text.as_str().unwrap()).unwrap()
+        let blob = Blob::open(&bench.path("x.bttt")).unwrap();
+        serde_json::from_str(blob.model().metadata()).unwrap()
     };
     assert_eq!(
         metadata(&bench),
@@ -200,6 +199,7 @@ fn tokenizer_template_and_stop_tokens_come_along() {
     assert_eq!(metadata(&bench)["chat_template"], "of its own file");
     std::fs::remove_file(bench.path("x.bttt")).unwrap();
     bench.write("x/tokenizer.json", "{");
+    std::fs::remove_file(bench.path("x.bttt")).unwrap();
     refuses_in(
         &bench,
         "import hf-bitnet x",
@@ -397,6 +397,13 @@ fn config_fields_that_cannot_be_represented_are_refused_by_name() {
     ttt("ttt_layer_type", json!("other"), &["linear", "mlp"]);
     ttt("tie_word_embeddings", json!(true), &["lm_head.weight"]);
     ttt("mini_batch_size", json!(70000), &["70000"]);
+    let fewer = |x: &mut Checkpoint| x.config["num_layers"] = json!(1);
+    refuses(
+        "bit-llama",
+        "bit_llama",
+        fewer,
+        &["layers.1.", "no part of such a model"],
+    );
     refuses_field("bit-llama", "bit_llama", "hidden_dim", json!(37), &["37"]);
     refuses_field(
         "bit-llama",

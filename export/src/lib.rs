@@ -8,6 +8,7 @@
 
 pub mod blueprint;
 mod check;
+pub mod device;
 mod error;
 pub mod import;
 pub mod pack;

@@ -19,6 +19,28 @@ const RISCV: Emulator = Emulator {
     package: "qemu-system-misc",
 };
 
+/// What of the engine a firmware has; each has what those before it have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Engine {
+    /// ttt-linear, alphabets, the most probable token; matrices as `t5` or `i8`, vectors as `f32`.
+    Minimal,
+    /// Tokenizers with merges, sampling, every way to store a tensor, and the check of the whole blob.
+    Linear,
+    /// All mixers.
+    Full,
+}
+
+impl Engine {
+    /// Arguments of cargo, which choose the features of a board's crate.
+    pub fn arguments(self) -> &'static [&'static str] {
+        match self {
+            Self::Minimal => &["--no-default-features"],
+            Self::Linear => &["--no-default-features", "--features", "text"],
+            Self::Full => &[],
+        }
+    }
+}
+
 /// One board and the firmware crate of its family.
 pub struct Board {
     /// Name in tables and JSON, and of its cargo configuration in the family's folder, `boards/NAME.toml`.
@@ -29,14 +51,16 @@ pub struct Board {
     pub target: &'static str,
     /// What plays it.
     pub emulator: Emulator,
-    /// All mixers; else ttt-linear alone, and a model that needs more does not fit.
-    pub mixers: bool,
+    /// What a model may need.
+    pub engine: Engine,
     /// Bytes of flash that it has.
     pub flash: u64,
     /// Bytes of RAM that it has.
     pub ram: u64,
     /// Most bytes of flash that the firmware may take without the blob.
     pub flash_limit: u64,
+    /// Most bytes of it that may be the engine's, where that is promised.
+    pub core_limit: Option<u64>,
     /// Most bytes of RAM that it may take without the session.
     pub ram_limit: u64,
 }
@@ -47,11 +71,12 @@ const CORTEX_M: Board = Board {
     folder: "firmware-example/cortex-m",
     target: "thumbv7em-none-eabihf",
     emulator: ARM,
-    mixers: true,
+    engine: Engine::Full,
     flash: 4 << 20,
     ram: 4 << 20,
-    flash_limit: 44_400,
-    ram_limit: 4_000,
+    flash_limit: 40_200,
+    core_limit: None,
+    ram_limit: 2_048,
 };
 /// The same of the other family.
 const RISCV32: Board = Board {
@@ -59,8 +84,7 @@ const RISCV32: Board = Board {
     folder: "firmware-example/riscv32",
     target: "riscv32imac-unknown-none-elf",
     emulator: RISCV,
-    flash_limit: 53_200,
-    ram_limit: 4_000,
+    flash_limit: 50_200,
     ..CORTEX_M
 };
 
@@ -71,37 +95,50 @@ pub const BOARDS: &[Board] = &[
         target: "thumbv6m-none-eabi",
         flash: 256 << 10,
         ram: 16 << 10,
-        flash_limit: 45_200,
+        flash_limit: 41_400,
+        ram_limit: 2_240,
         ..CORTEX_M
     },
     Board {
         name: "cortex-m0plus",
         target: "thumbv6m-none-eabi",
-        flash_limit: 45_200,
+        flash_limit: 41_400,
+        ram_limit: 2_240,
         ..CORTEX_M
     },
     Board {
         name: "cortex-m3",
         target: "thumbv7m-none-eabi",
-        flash_limit: 46_500,
+        flash_limit: 42_200,
+        ram_limit: 2_100,
         ..CORTEX_M
     },
-    CORTEX_M,
+    Board {
+        core_limit: Some(40 << 10),
+        ..CORTEX_M
+    },
     Board {
         name: "cortex-m4f-linear",
-        mixers: false,
-        flash_limit: 36_400,
+        engine: Engine::Linear,
+        flash_limit: 31_700,
+        ..CORTEX_M
+    },
+    Board {
+        name: "cortex-m4f-minimal",
+        engine: Engine::Minimal,
+        flash_limit: 26_300,
+        core_limit: Some(24 << 10),
         ..CORTEX_M
     },
     Board {
         name: "cortex-m7",
-        flash_limit: 45_700,
+        flash_limit: 41_600,
         ..CORTEX_M
     },
     Board {
         name: "cortex-m33",
         target: "thumbv8m.main-none-eabihf",
-        flash_limit: 46_000,
+        flash_limit: 41_900,
         ..CORTEX_M
     },
     Board {
@@ -109,14 +146,15 @@ pub const BOARDS: &[Board] = &[
         target: "thumbv8m.main-none-eabihf",
         flash: 512 << 10,
         ram: 512 << 10,
-        flash_limit: 45_300,
+        flash_limit: 41_400,
+        ram_limit: 2_100,
         ..CORTEX_M
     },
     RISCV32,
     Board {
         name: "riscv32imafc",
         target: "riscv32imafc-unknown-none-elf",
-        flash_limit: 47_400,
+        flash_limit: 44_500,
         ..RISCV32
     },
 ];

@@ -188,7 +188,7 @@ struct Report {
     #[serde(flatten)]
     summary: Summary,
     seconds: f64,
-    /// The most memory that the process took until the blob was written; checking it maps all of it.
+    /// The most memory that the process took.
     peak_memory_bytes: Option<u64>,
 }
 
@@ -238,14 +238,12 @@ fn write(common: &Common, options: &Options, model: &Foreign<'_>, out: &Output) 
     let bar = ProgressBar::new(model.source.bytes());
     let template = "{bar:30} {bytes} of {total_bytes}, {binary_bytes_per_sec}, {eta} left";
     bar.set_style(ProgressStyle::with_template(template)?);
-    let mut peak_memory_bytes = None;
     let (summary, described) = model.save::<_, anyhow::Error>(
         &common.out,
         options,
         |bytes| bar.inc(bytes),
         |file| {
             bar.finish_and_clear();
-            peak_memory_bytes = process::peak_memory();
             let blob = Blob::of_file(file)?;
             ensure!(
                 bitttt_export::checksums_are_right(file)?,
@@ -264,7 +262,7 @@ fn write(common: &Common, options: &Options, model: &Foreign<'_>, out: &Output) 
         chat_template: model.metadata.chat_template.is_some(),
         summary,
         seconds: start.elapsed().as_secs_f64(),
-        peak_memory_bytes,
+        peak_memory_bytes: process::peak_memory(),
     };
     say(&report, out);
     if let Some(note) = &model.metadata.note {
