@@ -1,5 +1,7 @@
 //! The boards that firmware runs on, all of them emulated.
 
+use crate::command::root;
+use anyhow::{Context, Result};
 use std::path::PathBuf;
 
 /// A program that plays boards.
@@ -165,6 +167,20 @@ impl Board {
         self.name == CORTEX_M.name
     }
 
+    /// The emulator and its arguments, which the firmware's file follows.
+    pub fn runner(&self) -> Result<Vec<String>> {
+        let path = root().join(self.folder).join(self.configuration());
+        let text = std::fs::read_to_string(&path)
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        let lines = text.lines();
+        let runner = lines
+            .filter_map(|line| line.strip_prefix("runner = \""))
+            .next();
+        let runner = runner.and_then(|line| line.strip_suffix('"'));
+        let words = runner.with_context(|| format!("{} has no runner", path.display()))?;
+        Ok(words.split_whitespace().map(str::to_owned).collect())
+    }
+
     /// Its cargo configuration: target, flags and how to start the emulator.
     pub fn configuration(&self) -> PathBuf {
         PathBuf::from("boards")
@@ -176,6 +192,12 @@ impl Board {
 /// One board of each family.
 pub fn families() -> [&'static Board; 2] {
     [&CORTEX_M, &RISCV32]
+}
+
+/// The board with the least engine.
+pub fn minimal() -> &'static Board {
+    let least = BOARDS.iter().min_by_key(|board| board.engine);
+    least.unwrap_or(&CORTEX_M)
 }
 
 /// Boards on which single products are counted: with and without the DSP extension, and of the other family.
@@ -197,20 +219,18 @@ pub fn targets() -> Vec<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::root;
 
     #[test]
     fn every_board_has_a_configuration_for_its_target_and_emulator() {
         for board in BOARDS {
             let path = root().join(board.folder).join(board.configuration());
             let text = std::fs::read_to_string(&path).unwrap();
-            for part in [board.target, board.emulator.program] {
-                assert!(
-                    text.contains(&format!("\"{part}")),
-                    "{}: {part}",
-                    board.name
-                );
-            }
+            assert!(
+                text.contains(&format!("\"{}", board.target)),
+                "{}",
+                board.name
+            );
+            assert_eq!(board.runner().unwrap()[0], board.emulator.program);
         }
     }
 }
