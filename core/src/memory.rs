@@ -37,7 +37,10 @@ impl Batch {
     /// ([`Config::context`]). Nothing changes for models without such layers.
     pub const fn with_context(self, tokens: usize) -> Self {
         Self {
-            context: tokens,
+            context: match tokens {
+                Self::OF_MODEL => tokens - 1, // as absurd
+                _ => tokens,
+            },
             ..self
         }
     }

@@ -4,7 +4,7 @@ use crate::command::root;
 use anyhow::{Context, Result};
 use bitttt_core::format::{Config, DType, LayerConfig, Mixer};
 use bitttt_export::random::{FULL_LAYER, blueprint, small_config};
-use bitttt_export::{Blueprint, TensorData};
+use bitttt_export::{AlignedCopy, Blueprint, TensorData};
 use std::path::{Path, PathBuf};
 
 /// The model that the repository carries, if it is there.
@@ -73,6 +73,13 @@ fn save(blueprint: &Blueprint, name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// A model's file, aligned as a session needs it.
+pub fn read(path: &Path) -> Result<AlignedCopy> {
+    let bytes =
+        std::fs::read(path).with_context(|| format!("cannot read the model {}", path.display()))?;
+    Ok(AlignedCopy::of(&bytes))
+}
+
 /// The file named on the command line, else the demo, else a random model; absolute, because builds run elsewhere.
 pub fn choose(named: Option<&Path>) -> Result<PathBuf> {
     match named {
@@ -88,8 +95,7 @@ mod tests {
     /// For measurements by hand: `cargo xtask firmware --blob target/xtask/mixers.bttt`.
     #[test]
     fn a_model_has_every_mixer() {
-        let blob = std::fs::read(super::mixers().unwrap()).unwrap();
-        let blob = bitttt_export::AlignedCopy::of(&blob);
+        let blob = super::read(&super::mixers().unwrap()).unwrap();
         let model = bitttt_core::Model::from_bytes(blob.bytes()).unwrap();
         let mixers = (0..4).map(|layer| model.layer_config(layer).unwrap().mixer);
         assert!(mixers.eq(super::Mixer::ALL));

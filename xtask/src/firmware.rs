@@ -12,13 +12,14 @@ pub use monitor::run as monitor;
 pub use row::Row;
 
 use crate::blob;
-use crate::boards::{BOARDS, Board};
+use crate::boards::{self, BOARDS, Board};
 use crate::command::{cargo, output_within, root, run as run_command};
 use crate::elf::Image;
 use crate::host::Job;
 use crate::report::Report;
 use crate::setup::{self, Toolchain, toolchain};
-use anyhow::Result;
+use anyhow::{Result, ensure};
+use bitttt_core::format::DType;
 use clap::builder::PossibleValuesParser;
 use std::path::PathBuf;
 use std::process::Command;
@@ -171,6 +172,33 @@ fn target_folder() -> PathBuf {
 fn binary(board: &Board, name: &str) -> PathBuf {
     let release = target_folder().join(board.target).join("release");
     release.join(name)
+}
+
+/// Shows that the least firmware refuses a model that needs more than it has, instead of running it somehow.
+pub fn refuses() -> Result<()> {
+    let blob = blob::random(DType::T2)?;
+    let job = Job {
+        blob: &blob,
+        prompt: PROMPT,
+        tokens: 1,
+    };
+    let board = boards::minimal();
+    let toolchain = toolchain(board.target)?;
+    let mut cargo = cargo_for(
+        board,
+        toolchain,
+        &job,
+        &["run", "--quiet", "--bin", "generate"],
+    );
+    let (output, success) = output_within(&mut cargo, EMULATION_LIMIT)?;
+    let last = output.lines().last().unwrap_or_default();
+    ensure!(
+        !success && last.starts_with("failed: the blob is damaged, or needs"),
+        "{} does not refuse {}: {last}",
+        board.name,
+        blob.display()
+    );
+    Ok(())
 }
 
 /// What a firmware prints. Cargo becomes the emulator, which the board's configuration names.

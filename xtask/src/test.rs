@@ -257,6 +257,7 @@ fn firmwares() -> Result<()> {
     run_on(&all, &blob::random(DType::T2)?)?;
     run_on(&boards::families(), &blob::random(DType::T5)?)?;
     run_on(&boards::families(), &blob::mixers()?)?;
+    firmware::refuses()?;
     firmware::monitor()?;
     firmware::kernels(&blob::choose(None)?)
 }

@@ -46,6 +46,6 @@ pub(crate) fn open(memory: &mut [f32]) -> Result<Session<'static, '_>, Fault> {
         Ok(model) => {
             Session::new(model, Batch::ONE, memory).map_err(|_| "session memory is too short")
         }
-        Err(_) => Err("the blob is not a model of this version"),
+        Err(_) => Err("the blob is damaged, or needs what this build does not have"),
     }
 }

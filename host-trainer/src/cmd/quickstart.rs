@@ -71,7 +71,9 @@ pub fn run(args: &Args, out: &Output) -> Result<()> {
     out.say("5/6 generating, on every backend and road");
     let roads = every_road(&blob, out)?;
     out.say("6/6 what it needs on a device");
-    let plan = plan::plan(&blob.model(), blob.bytes().len(), Batch::ONE, None, None);
+    let board = (plan::BOARD, plan::device(plan::BOARD)?);
+    let bytes = blob.bytes().len();
+    let plan = plan::plan(&blob.model(), bytes, Batch::ONE, board, None, None);
     out.say(plan.table());
     let described = inspect::describe(&blob.model(), blob.bytes().len());
     let seconds = start.elapsed().as_secs_f64();

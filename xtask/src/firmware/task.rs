@@ -1,11 +1,11 @@
 //! What a board is given to do, what that must come to, and which boards have room for it.
 
+use crate::blob;
 use crate::boards::{Board, Engine};
 use crate::host::{self, Job, Outcome};
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use bitttt_core::format::{DType, Mixer};
-use bitttt_core::{Batch, MemoryPlan, Model};
-use bitttt_export::AlignedCopy;
+use bitttt_core::{Batch, Model};
 use std::fmt;
 
 /// A job with its outcome.
@@ -27,15 +27,15 @@ impl<'a> Task<'a> {
     /// Does the job here.
     pub fn new(job: Job<'a>) -> Result<Self> {
         let file = job.blob.display();
-        let blob =
-            std::fs::read(job.blob).with_context(|| format!("cannot read the model {file}"))?;
-        let plan = MemoryPlan::of_blob(&blob, Batch::ONE)
-            .map_err(|why| anyhow!("{file} is not a model: {why}"))?;
+        let blob = blob::read(job.blob)?;
+        let model =
+            Model::from_bytes(blob.bytes()).with_context(|| format!("{file} is not a model"))?;
+        let plan = model.memory(Batch::ONE);
         Ok(Self {
             expected: host::outcome(&job)?,
-            blob_bytes: blob.len() as u64,
+            blob_bytes: blob.bytes().len() as u64,
             session_bytes: plan.bytes() as u64,
-            needs: needs(&blob),
+            needs: needs(&model),
             memory_bytes: (plan.bytes() + plan.snapshot_bytes()) as u64,
             job,
         })
@@ -55,11 +55,7 @@ impl<'a> Task<'a> {
     }
 }
 
-fn needs(blob: &[u8]) -> Engine {
-    let blob = AlignedCopy::of(blob);
-    let Ok(model) = Model::from_bytes(blob.bytes()) else {
-        return Engine::Full;
-    };
+fn needs(model: &Model<'_>) -> Engine {
     let mut layers = (0..model.config().n_layers).filter_map(|l| model.layer_config(l).ok());
     let alphabet = model
         .tokenizer()
