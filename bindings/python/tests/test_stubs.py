@@ -39,7 +39,7 @@ def test_stubs_name_every_member_and_its_arguments(name):
         assert ("property" in decorators) == inspect.isgetsetdescriptor(value), member
         if "property" not in decorators and not member.startswith("__"):
             assert arguments(node) == signature(getattr(runtime, member)), member
-    if "__init__" in members:
+    if "__init__" in members and sys.version_info >= (3, 10):  # before, classes have no signature
         assert arguments(members["__init__"]) == signature(runtime)
 
 
