@@ -20,6 +20,7 @@ pub mod tokenizer;
 mod write;
 
 pub use blueprint::{Blueprint, TensorData};
+pub use check::checksums_are_right;
 pub use error::ExportError;
 pub use save::save_atomically;
 pub use stream::{BlobWriter, Outline};

@@ -43,6 +43,13 @@ def test_stubs_name_every_member_and_its_arguments(name):
         assert arguments(members["__init__"]) == signature(runtime)
 
 
+def test_help_says_what_calls_do():
+    for runtime in (bitttt.Model, bitttt.Session, bitttt.Config, bitttt.Trainer):
+        assert runtime.__doc__
+        methods = [value for name, value in vars(runtime).items() if not name.startswith("_") and callable(value)]
+        assert methods and all(method.__doc__ for method in methods)
+
+
 def special(runtime):
     return {"__enter__", "__exit__", "__iter__", "__next__"} & set(vars(runtime))
 
