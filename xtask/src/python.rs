@@ -38,7 +38,13 @@ pub fn test() -> Result<()> {
     install.arg(root().join(FOLDER));
     run(&mut install)?;
     // of the whole workspace, so that its crates are those that the other tests have built
-    run(&mut cargo(&["build", "--quiet", "--workspace", "--bin", "bitttt"]))?;
+    run(&mut cargo(&[
+        "build",
+        "--quiet",
+        "--workspace",
+        "--bin",
+        "bitttt",
+    ]))?;
     let mut pytest = inside("python");
     pytest
         .args(["-m", "pytest"])
