@@ -264,7 +264,11 @@ impl<'m, 's> Session<'m, 's> {
         digest.finalize()
     }
 
-    fn check(&self, tokens: &[u32]) -> Result<(), SessionError> {
+    /// Whether these tokens can be read now: what [`Session::prefill`] asks before it reads.
+    ///
+    /// # Errors
+    /// As [`Session::prefill`].
+    pub fn check(&self, tokens: &[u32]) -> Result<(), SessionError> {
         let vocab_size = self.model.config().vocab_size;
         match tokens.iter().find(|&&token| token >= vocab_size) {
             Some(&token) => Err(SessionError::Token { token, vocab_size }),

@@ -1,4 +1,5 @@
-//! Writes `.bttt` blobs: what a model is made of ([`Blueprint`]) becomes bytes that `bitttt-core` reads in place.
+//! Writes `.bttt` blobs: what a model is made of ([`Blueprint`]) becomes bytes that `bitttt-core` reads in place, and
+//! so do models of other formats ([`import`]).
 //!
 //! Invariant: whatever this crate writes, `Model::from_bytes` and `Model::verify` accept; the writer checks it before
 //! a file gets its name.
@@ -8,6 +9,7 @@
 pub mod blueprint;
 mod check;
 mod error;
+pub mod import;
 pub mod pack;
 pub mod random;
 pub mod save;

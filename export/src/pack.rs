@@ -4,38 +4,58 @@ use bitttt_core::format::DType;
 
 /// Packs one row of weights -1, 0, 1; `None` if a weight is something else.
 pub fn pack_row(trits: &[i8], dtype: DType) -> Option<Vec<u8>> {
-    if trits.iter().any(|t| !(-1..=1).contains(t)) {
+    let mut out = Vec::new();
+    pack_rows(trits, trits.len(), dtype, &mut out)?;
+    Some(out)
+}
+
+/// Appends rows of `cols` weights -1, 0, 1 to `out`; `None` if a weight is something else.
+pub fn pack_rows(trits: &[i8], cols: usize, dtype: DType, out: &mut Vec<u8>) -> Option<()> {
+    if !trits
+        .iter()
+        .fold(true, |valid, t| valid & (-1..=1).contains(t))
+    {
         return None;
     }
-    let planes = if dtype == DType::T5 { 5 } else { 4 };
-    let blocks = trits.chunks(64 * planes);
-    Some(blocks.flat_map(|block| pack_block(block, planes)).collect())
+    let planes = planes_of(dtype);
+    for row in trits.chunks(cols.max(1)) {
+        row.chunks(64 * planes)
+            .for_each(|block| pack_block(block, dtype, out));
+    }
+    Some(())
 }
 
-/// Byte `j` of a block of `s` bytes holds the weights `j, j + s, j + 2 s, …`; weights past the end are 0.
-fn pack_block(block: &[i8], planes: usize) -> impl Iterator<Item = u8> {
-    let stride = block.len().div_ceil(planes);
-    (0..stride).map(move |j| {
-        let digits = (0..planes).map(|p| block.get(p * stride + j).copied().unwrap_or(0) + 1);
-        if planes == 5 {
-            pack_t5(digits)
-        } else {
-            pack_t2(digits)
+fn planes_of(dtype: DType) -> usize {
+    if dtype == DType::T5 { 5 } else { 4 }
+}
+
+/// Byte `j` of a block of `s` bytes holds the weights `j, j + s, j + 2 s, …`; weights past the end are 0. Plane by
+/// plane over all bytes, which compilers turn into vector instructions.
+fn pack_block(block: &[i8], dtype: DType, out: &mut Vec<u8>) {
+    let stride = block.len().div_ceil(planes_of(dtype));
+    let start = out.len();
+    out.resize(start + stride, 0);
+    let bytes = &mut out[start..];
+    for plane in 0..planes_of(dtype) {
+        let weights = block.get(plane * stride..).unwrap_or(&[]);
+        let (held, past) = bytes.split_at_mut(weights.len().min(stride));
+        let digit = |byte: u8, weight: i8| match dtype {
+            DType::T5 => byte * 3 + (weight + 1) as u8,
+            _ => byte | ((weight + 1) as u8) << (2 * plane),
+        };
+        for (byte, &weight) in held.iter_mut().zip(weights) {
+            *byte = digit(*byte, weight);
         }
-    })
+        past.iter_mut().for_each(|byte| *byte = digit(*byte, 0));
+    }
+    if dtype == DType::T5 {
+        bytes.iter_mut().for_each(|byte| *byte = stretch(*byte));
+    }
 }
 
-/// Bits `2p..2p+2` hold digit `p`.
-fn pack_t2(digits: impl Iterator<Item = i8>) -> u8 {
-    digits.zip(0..).fold(0, |byte, (digit, plane)| {
-        byte | (digit as u8) << (2 * plane)
-    })
-}
-
-/// Base 3, digit 0 the most significant, stretched from 243 to 256 values so that a multiplication gets a digit back.
-fn pack_t5(digits: impl Iterator<Item = i8>) -> u8 {
-    let v = digits.fold(0u32, |v, digit| v * 3 + digit as u32);
-    (v * 256).div_ceil(243) as u8
+/// The byte of five digits in base 3: stretched from 243 to 256 values so that a multiplication gets a digit back.
+fn stretch(v: u8) -> u8 {
+    (u32::from(v) * 256).div_ceil(243) as u8
 }
 
 /// For each byte a valid code of five or four weights, about as often the one as the other: random bytes become random
@@ -48,18 +68,17 @@ pub fn random_codes(dtype: DType) -> [u8; 256] {
     };
     std::array::from_fn(|byte| {
         let v = byte * values / 256;
-        let digits = (0..planes).rev().map(|p| (v / 3usize.pow(p) % 3) as i8);
+        let digit = |p: usize| (v / 3usize.pow(p as u32) % 3) as u8;
         if planes == 5 {
-            pack_t5(digits)
-        } else {
-            pack_t2(digits)
+            return stretch(v as u8);
         }
+        (0..planes).fold(0, |byte, p| byte | digit(planes - 1 - p) << (2 * p))
     })
 }
 
 /// Sets the places past the end of a packed row of `cols` weights to weight 0.
 pub fn clear_tail(row: &mut [u8], cols: usize, dtype: DType) {
-    let planes = if dtype == DType::T5 { 5 } else { 4 };
+    let planes = planes_of(dtype);
     let tail = cols % (64 * planes);
     let stride = tail.div_ceil(planes);
     let start = row.len().saturating_sub(stride);
@@ -76,8 +95,7 @@ fn with_zero(code: u8, plane: u32, dtype: DType) -> u8 {
         return code & !(3 << (2 * plane)) | 1 << (2 * plane);
     }
     let (v, power) = (u32::from(code) * 243 / 256, 3u32.pow(4 - plane));
-    let v = v - v / power % 3 * power + power;
-    (v * 256).div_ceil(243) as u8
+    stretch((v - v / power % 3 * power + power) as u8)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 
 pub mod blob;
 pub mod c_api;
+pub mod import;
 pub mod models;
 pub mod session;
 pub mod snapshot;
@@ -21,4 +22,6 @@ pub const TARGETS: &[Target] = &[
     ("session", session::run),
     ("tokenizer", tokenizer::run),
     ("c_api", c_api::run),
+    ("gguf", import::gguf),
+    ("safetensors", import::safetensors),
 ];

@@ -29,7 +29,7 @@ fn keep_candle_on_one_thread() {
 /// Tells glibc to keep freed memory. Every training step frees and asks for the same megabytes; by default each such
 /// block comes fresh from the system and is cleared page by page, which took a sixth of the time of a step.
 #[allow(unsafe_code)]
-fn keep_freed_memory() {
+pub fn keep_freed_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: `mallopt` takes plain numbers, is thread-safe, and refuses values it does not know.
     unsafe {

@@ -10,6 +10,7 @@ mod gpu;
 mod host;
 mod machines;
 mod peers;
+mod python;
 mod report;
 mod setup;
 mod tables;

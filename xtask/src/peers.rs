@@ -18,7 +18,8 @@ use anyhow::{Context, Result, ensure};
 use bitttt_threads::physical_cores;
 use blocks::Quant;
 use crates::{Candle, Cortex, Variant};
-use engine::{Engine, Job, Kind, Test};
+use engine::{Engine, Job, Test};
+use gguf::Architecture;
 use llama::Llama;
 use ours::Ours;
 use results::Row;
@@ -54,6 +55,9 @@ pub struct Options {
     /// Packing of our ternary weights
     #[arg(long, default_value = "t2", value_parser = ["t2", "t5"])]
     weights: String,
+    /// Compare with llama.cpp on its own files: BitNets, imported here with the embedding as `i8`
+    #[arg(long)]
+    import: bool,
     /// The `bitttt` to time instead of this source's
     #[arg(long, value_name = "FILE")]
     bitttt: Option<PathBuf>,
@@ -65,6 +69,7 @@ pub struct Options {
 const AFTER_HELP: &str = "Examples:
   cargo xtask peers --shape tiny
   cargo xtask peers --shape 1b --tests decode --peers TQ2_0,Q4_0 --rounds 5 --json
+  cargo xtask peers --import --shape 2b4t --tests decode --peers TQ2_0
 
 Peers: llama.cpp with TQ2_0, TQ1_0, Q4_0, Q2_K, Q4_K and MXFP4 weights (embedding and head Q6_K; flash attention on or
 off, whichever is faster); candle with Q4_0; cortex_rust as shipped, packed, and with the copy of each transposed weight
@@ -80,13 +85,14 @@ fn parse_count(text: &str) -> Result<usize, String> {
 
 /// Builds, times and prints; false where a peer failed.
 pub fn run(options: &Options) -> Result<bool> {
-    let names = chosen(&options.peers, options.avx2)?;
+    let names = chosen(options)?;
     let workshop = Workshop::open()?;
     let program = ours::program(options.bitttt.as_deref())?;
-    let ours = |kind| Ours {
+    let ours = |kind, imports| Ours {
         workshop: &workshop,
         program: &program,
         kind,
+        imports,
         weights: &options.weights,
         backend: options.avx2.then_some("avx2"),
     };
@@ -96,11 +102,12 @@ pub fn run(options: &Options) -> Result<bool> {
     } else {
         PathBuf::new()
     };
-    let peers = names.iter().map(|name| peer(name, &workshop, &bench));
+    let pair = |name: &String| {
+        let (peer, imports) = peer(name, &workshop, &bench, options.import)?;
+        Ok((ours(peer.kind(), imports), peer))
+    };
     let mut contest = Contest {
-        llama: ours(Kind::Llama),
-        seed: ours(Kind::Seed),
-        peers: peers.collect::<Result<_>>()?,
+        pairs: names.iter().map(pair).collect::<Result<_>>()?,
         rounds: options.rounds,
         failed: false,
     };
@@ -118,10 +125,16 @@ pub fn run(options: &Options) -> Result<bool> {
 }
 
 /// Names of the peers to time.
-fn chosen(wanted: &[String], avx2: bool) -> Result<Vec<String>> {
-    let llamas = Quant::TERNARY.map(|quant| format!("llama.cpp {}", quant.name()));
-    let mut known = Vec::from(llamas);
-    if !avx2 {
+fn chosen(options: &Options) -> Result<Vec<String>> {
+    let wanted = &options.peers;
+    // what cannot be imported is no peer there
+    let llamas = Quant::TERNARY
+        .iter()
+        .filter(|&&quant| !options.import || quant != Quant::Mxfp4);
+    let mut known: Vec<_> = llamas
+        .map(|quant| format!("llama.cpp {}", quant.name()))
+        .collect();
+    if !options.avx2 && !options.import {
         known.push("candle".to_owned());
         known.extend(Variant::ALL.map(|variant| variant.name().to_owned()));
     }
@@ -138,25 +151,32 @@ fn chosen(wanted: &[String], avx2: bool) -> Result<Vec<String>> {
     Ok(known)
 }
 
-/// Builds the peer of that name.
+/// Builds the peer of that name; and the type of its weights where its files are imported.
 fn peer<'a>(
     name: &str,
     workshop: &'a Workshop,
     bench: &'a std::path::Path,
-) -> Result<Box<dyn Engine + 'a>> {
+    import: bool,
+) -> Result<(Box<dyn Engine + 'a>, Option<Quant>)> {
     let quant = Quant::TERNARY
         .into_iter()
         .find(|quant| name == format!("llama.cpp {}", quant.name()));
     if let Some(quant) = quant {
-        return Ok(Box::new(Llama::new(workshop, bench, quant)));
+        let architecture = match import {
+            true => Architecture::Bitnet,
+            false => Architecture::Llama,
+        };
+        let llama = Llama::new(workshop, bench, quant, architecture);
+        return Ok((Box::new(llama), import.then_some(quant)));
     }
     let variant = Variant::ALL
         .into_iter()
         .find(|variant| variant.name() == name);
-    match variant {
-        Some(variant) => Ok(Box::new(Cortex::build(workshop, variant)?)),
-        None => Ok(Box::new(Candle::build(workshop)?)),
-    }
+    let peer: Box<dyn Engine> = match variant {
+        Some(variant) => Box::new(Cortex::build(workshop, variant)?),
+        None => Box::new(Candle::build(workshop)?),
+    };
+    Ok((peer, None))
 }
 
 /// Every figure to measure: all tests of one shape together, so that its files stay in memory.
@@ -197,9 +217,8 @@ fn jobs(options: &Options) -> Vec<Job> {
 }
 
 struct Contest<'a> {
-    llama: Ours<'a>,
-    seed: Ours<'a>,
-    peers: Vec<Box<dyn Engine + 'a>>,
+    /// Ours and theirs.
+    pairs: Vec<(Ours<'a>, Box<dyn Engine + 'a>)>,
     rounds: usize,
     failed: bool,
 }
@@ -215,15 +234,11 @@ impl Contest<'_> {
             job.test.name()
         );
         let mut rows = Vec::new();
-        for peer in &mut self.peers {
+        for (ours, peer) in &mut self.pairs {
             if let Some(why) = peer.refuses(job.shape) {
                 eprintln!("  {:22} not at this shape: {why}", peer.name());
                 continue;
             }
-            let ours = match peer.kind() {
-                Kind::Llama => &mut self.llama,
-                Kind::Seed => &mut self.seed,
-            };
             match meet(ours, peer.as_mut(), job, self.rounds) {
                 Ok(row) => {
                     eprintln!("  {:22} {:.2}x", row.peer, row.ratio);
@@ -242,7 +257,7 @@ impl Contest<'_> {
 
 /// Prepares both sides and times them.
 fn meet(ours: &mut dyn Engine, theirs: &mut dyn Engine, job: &Job, rounds: usize) -> Result<Row> {
+    theirs.prepare(job).with_context(|| theirs.name())?; // first: its file may be what ours imports
     ours.prepare(job).with_context(|| ours.name())?;
-    theirs.prepare(job).with_context(|| theirs.name())?;
     results::duel(ours, theirs, job, rounds)
 }

@@ -16,6 +16,8 @@ const DEBIAN_PACKAGES: &[&str] = &["rustc-web", "rust-web-src", "lld-22"];
 /// A library with headers, a launcher, and what reads the headers.
 const MPI_PACKAGES: &[&str] = &["libopenmpi-dev", "openmpi-bin", "libclang-dev"];
 
+const PYTHON_PACKAGES: &[&str] = &["python3", "python3-venv"];
+
 /// Set this variable to test the second way of compiling for a target where the first one works too.
 const FORCE_DEBIAN: &str = "BITTTT_DEBIAN_RUSTC";
 
@@ -121,6 +123,26 @@ pub fn target(target: &str) -> Result<()> {
     ))
 }
 
+/// Asked whether an environment can be made: on Debian `venv` may be there without what it needs.
+const CAN_MAKE_ENVIRONMENTS: &str =
+    "import sys, venv, ensurepip; assert sys.version_info >= (3, 9)";
+
+/// A Python that can make environments, installed if need be.
+pub fn python() -> Result<&'static str> {
+    let works = |name: &&str| succeeds(command(name).args(["-c", CAN_MAKE_ENVIRONMENTS]));
+    let find = || ["python3", "python"].into_iter().find(works);
+    if let Some(python) = find() {
+        return Ok(python);
+    }
+    install(PYTHON_PACKAGES);
+    find().ok_or_else(|| {
+        anyhow!(
+            "Python 3.9 with venv is missing: install it, on Debian as root with `apt-get install {}`",
+            PYTHON_PACKAGES.join(" ")
+        )
+    })
+}
+
 /// Installs the test runner if need be.
 pub fn nextest() -> Result<()> {
     if succeeds(&mut cargo(&["nextest", "--version"])) {
@@ -147,13 +169,19 @@ pub fn everything() -> Result<bool> {
     let machines = AARCH64.iter().chain(WASM).map(Machine::set_up);
     let bare = targets().into_iter().chain(BARE.iter().copied());
     let bare = bare.map(|target| toolchain(target).map(drop));
-    let faults: Vec<_> = [nextest(), components(), mpi(), c::set_up()]
-        .into_iter()
-        .chain(emulators)
-        .chain(machines)
-        .chain(bare)
-        .filter_map(Result::err)
-        .collect();
+    let faults: Vec<_> = [
+        nextest(),
+        components(),
+        mpi(),
+        c::set_up(),
+        python().map(drop),
+    ]
+    .into_iter()
+    .chain(emulators)
+    .chain(machines)
+    .chain(bare)
+    .filter_map(Result::err)
+    .collect();
     faults.iter().for_each(|fault| eprintln!("{fault:#}"));
     if faults.is_empty() {
         eprintln!("everything is there");

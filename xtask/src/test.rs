@@ -7,6 +7,7 @@ use crate::command::{cargo, root, run as run_command};
 use crate::firmware;
 use crate::host::Job;
 use crate::machines::{self, AARCH64, BARE, Machine, WASM};
+use crate::python;
 use crate::setup::{self, Toolchain};
 use anyhow::{Result, anyhow, bail};
 use bitttt_core::format::DType;
@@ -45,7 +46,7 @@ pub struct Options {
 
 /// Runs everything; false where a step failed.
 pub fn run(options: &Options) -> Result<bool> {
-    let steps: [(&str, Step); 14] = [
+    let steps: [(&str, Step); 15] = [
         ("format", format),
         ("clippy", clippy),
         ("clippy, firmware", clippy_firmware),
@@ -53,6 +54,7 @@ pub fn run(options: &Options) -> Result<bool> {
         ("tests", tests),
         ("training by several processes", parallel),
         ("examples in the docs", doc_tests),
+        ("Python package", python_package),
         ("core tests, every backend chosen", machines::choose_here),
         ("core tests on emulated AArch64", aarch64_tests),
         ("core tests in WebAssembly", wasm_tests),
@@ -174,6 +176,13 @@ fn parallel() -> Result<()> {
 
 fn doc_tests() -> Result<()> {
     run_command(&mut cargo(&["test", "--workspace", "--doc", "--quiet"]))
+}
+
+/// The package as pip installs it, tested by pytest.
+fn python_package() -> Result<()> {
+    setup::python().map_err(|why| skip(&why.to_string()))?;
+    python::set_up()?;
+    python::test()
 }
 
 fn aarch64_tests() -> Result<()> {

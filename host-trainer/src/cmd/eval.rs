@@ -4,11 +4,12 @@ use super::machine::MachineArgs;
 use super::trained::Trained;
 use crate::engine::blob::Blob;
 use crate::engine::evaluate::{Document, Score, documents, evaluate, read_recall, skip, split};
-use crate::engine::{history, stream, text};
+use crate::engine::text::{self, TextTokenizer};
+use crate::engine::{history, stream};
 use crate::output::Output;
 use crate::plot;
 use anyhow::{Context as _, Result, ensure};
-use bitttt_core::{Learning, Model, Tokenizer};
+use bitttt_core::{Learning, Model};
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -159,8 +160,8 @@ fn of_stream(args: &Args, tokens: u64, out: &Output) -> Result<()> {
 
 fn of_checkpoint(args: &Args) -> Result<Report> {
     let (mut graph, blob) = args.trained.load()?;
-    let tokenizer = Model::from_bytes(blob.bytes())?.tokenizer();
-    let documents = read(args, &tokenizer.context("the checkpoint has no tokenizer")?)?;
+    let tokenizer = TextTokenizer::of(&Model::from_bytes(blob.bytes())?)?;
+    let documents = read(args, &tokenizer)?;
     report(args, |learning| {
         graph.evaluate(&documents, learning, args.context)
     })
@@ -175,16 +176,16 @@ fn report(args: &Args, mut score: impl FnMut(Learning) -> Result<Score>) -> Resu
 }
 
 /// The documents asked for.
-fn read(args: &Args, tokenizer: &Tokenizer<'_>) -> Result<Vec<Document>> {
+fn read(args: &Args, tokenizer: &TextTokenizer<'_>) -> Result<Vec<Document>> {
     let all = match args.split_bytes {
-        Some(bytes) => split(tokenizer, &text::read_bytes(&args.data)?, bytes),
+        Some(bytes) => split(tokenizer, &text::read_bytes(&args.data)?, bytes)?,
         None => {
             let text = text::read(&args.data, args.lossy)?;
             let recall = match args.lossy {
                 true => Vec::new(),
                 false => read_recall(&args.data)?,
             };
-            documents(tokenizer, &text, &recall)
+            documents(tokenizer, &text, &recall)?
         }
     };
     let mut chosen = tail(all, args.tail);

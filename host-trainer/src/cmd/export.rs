@@ -1,15 +1,11 @@
 //! `bitttt export`
 
-use crate::engine::export::{Storage, blueprint};
-use crate::engine::parity::{Parity, compare};
+use crate::engine::export::{Report, Storage, Trained, write};
 use crate::output::Output;
 use crate::tokenizer::SEPARATOR;
 use crate::train::checkpoint::{self, Checkpoint};
 use anyhow::{Context as _, Result, ensure};
-use bitttt_core::Model;
 use bitttt_core::format::DType;
-use bitttt_export::{AlignedCopy, save_atomically};
-use serde::Serialize;
 use std::path::{Path, PathBuf};
 
 /// Write a trained model as a .bttt blob, after checking the core against the trainer on held-out text
@@ -51,25 +47,6 @@ impl From<Packed> for DType {
     }
 }
 
-/// What was written, and how far core and trainer are apart.
-#[derive(Clone, Debug, Serialize)]
-pub struct Report {
-    /// Length of the blob.
-    pub bytes: usize,
-    /// Fingerprint of the model.
-    pub fingerprint: String,
-    /// Core against trainer.
-    pub parity: Parity,
-}
-
-/// What goes into the blob's metadata.
-#[derive(Serialize)]
-struct Metadata<'a> {
-    trained_steps: u64,
-    parity: &'a Parity,
-    config: &'a crate::config::Config,
-}
-
 /// Runs the command.
 ///
 /// # Errors
@@ -102,37 +79,17 @@ pub fn export(args: &Args) -> Result<Report> {
     let mut saved = Checkpoint::load(&args.checkpoint)?;
     saved.config.data.clear(); // where the training's files lie is nothing to ship
     let rows = held_out(args, &saved)?;
-    let config = &saved.config;
+    let trained = Trained {
+        config: &saved.config,
+        weights: &saved.weights,
+        tokenizer: saved.tokenizer.as_ref(),
+        steps: saved.step,
+    };
     let storage = Storage {
         packed: args.weights.into(),
         halves: args.compact,
     };
-    let layout = |metadata| blueprint(config, &saved.weights, &saved.tokenizer, storage, metadata);
-    let draft = AlignedCopy::of(&layout(String::new())?.to_bytes()?);
-    let parity = compare(
-        &Model::from_bytes(draft.bytes())?,
-        &config.model,
-        &saved.weights,
-        &rows,
-    )?;
-    parity.check()?;
-    let blob = if args.compact {
-        draft.bytes().to_vec()
-    } else {
-        let metadata = Metadata {
-            trained_steps: saved.step,
-            parity: &parity,
-            config,
-        };
-        layout(serde_json::to_string(&metadata)?)?.to_bytes()?
-    };
-    save_atomically(&args.out, &blob)?;
-    let fingerprint = Model::from_bytes(AlignedCopy::of(&blob).bytes())?.fingerprint();
-    Ok(Report {
-        bytes: blob.len(),
-        fingerprint: format!("{fingerprint:08x}"),
-        parity,
-    })
+    write(&trained, &rows, storage, &args.out)
 }
 
 /// Rows to compare on, each starting with the document token.
@@ -158,7 +115,8 @@ fn held_out(args: &Args, saved: &Checkpoint) -> Result<Vec<Vec<u32>>> {
 
 fn row(document: &str, saved: &Checkpoint) -> Result<Vec<u32>> {
     let mut row = vec![0];
-    row.extend(saved.tokenizer.encode(document.trim_start_matches('\n'))?);
+    let document = document.trim_start_matches('\n');
+    row.extend(saved.tokenizer()?.encode(document)?);
     row.truncate(saved.config.train.context + 1);
     Ok(row)
 }

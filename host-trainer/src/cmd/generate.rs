@@ -1,20 +1,24 @@
 //! `bitttt generate`
 
+use super::chat::Talk;
 use super::machine::MachineArgs;
 use super::trained::Trained;
 use crate::engine::blob::{Blob, HOST_BATCH, load_state, memory_for, save_state};
+use crate::engine::chat::{Message, Role, stop_tokens};
 use crate::engine::generate::{Generated, generate};
-use crate::engine::text::{Utf8Stream, encode};
+use crate::engine::text::{TextTokenizer, Written};
 use crate::output::Output;
 use anyhow::{Context as _, Result, ensure};
 use bitttt_core::{Batch, Learning, Model, Parallel, Sampler, Session};
 use std::io::Write;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 /// Stream text from a model, which learns as it reads and writes
 #[derive(clap::Args, Clone, Debug)]
 #[command(
-    after_help = "Example:\n  bitttt generate --model demo/demo.bttt --prompt \"Ada Varga\" --max-tokens 60 --temp 0.7"
+    after_help = "Examples:\n  bitttt generate --model demo/demo.bttt --prompt \"Ada Varga\" --max-tokens 60 --temp 0.7\n  \
+bitttt generate --model bitnet.bttt --chat --prompt \"What is a ternary weight?\""
 )]
 pub struct Args {
     /// The model, a .bttt blob
@@ -26,6 +30,12 @@ pub struct Args {
     /// Text to continue
     #[arg(long)]
     pub prompt: String,
+    /// Take the prompt as a user's message and answer it, by the model's chat template
+    #[arg(long)]
+    pub chat: bool,
+    /// How a chat is written, and where text ends
+    #[command(flatten)]
+    pub talk: Talk,
     /// Most tokens to make
     #[arg(long, value_name = "N", default_value_t = 200)]
     pub max_tokens: usize,
@@ -120,7 +130,8 @@ impl State {
         Ok(())
     }
 
-    fn learning(&self) -> Learning {
+    /// What `--freeze` says.
+    pub fn learning(&self) -> Learning {
         if self.freeze {
             Learning::Frozen
         } else {
@@ -136,6 +147,47 @@ impl State {
         self.save_state
             .as_ref()
             .map_or(Ok(()), |path| save_state(session, path))
+    }
+}
+
+/// What a blob's session is to read and where it stops.
+struct Task<'a> {
+    prompt: Vec<u32>,
+    /// The text that is shown before what is made.
+    echo: &'a str,
+    stop: Vec<u32>,
+}
+
+impl Args {
+    fn task(&self, tokenizer: &TextTokenizer<'_>, position: u64) -> Result<Task<'_>> {
+        let mut task = match self.chat {
+            true => self.message(tokenizer)?,
+            false => Task {
+                prompt: tokenizer.prompt(&self.prompt, position)?,
+                echo: &self.prompt,
+                stop: tokenizer.stop().to_vec(),
+            },
+        };
+        if self.ignore_end {
+            task.stop.clear();
+        }
+        Ok(task)
+    }
+
+    /// The prompt as a user's message.
+    fn message(&self, tokenizer: &TextTokenizer<'_>) -> Result<Task<'_>> {
+        let template = self.talk.template(tokenizer)?;
+        let template = template.context(
+            "--chat needs a chat template, and this model has none; give one with --template FILE",
+        )?;
+        let system = self.talk.system.iter();
+        let mut messages: Vec<_> = system.map(|s| Message::new(Role::System, s)).collect();
+        messages.push(Message::new(Role::User, &self.prompt));
+        Ok(Task {
+            prompt: tokenizer.encode_after(&template.render(&messages)?, 0)?,
+            echo: "",
+            stop: stop_tokens(tokenizer, Some(&template)),
+        })
     }
 }
 
@@ -160,6 +212,10 @@ pub fn run(args: &Args, out: &Output) -> Result<()> {
         !args.prompt.is_empty(),
         "the prompt is empty; give some text with --prompt"
     );
+    ensure!(
+        args.chat || (args.talk.system.is_none() && args.talk.template.is_none()),
+        "--system and --template are for chats; give --chat too"
+    );
     match &args.model {
         Some(path) => from_blob(args, path, out),
         None => from_checkpoint(args, out),
@@ -169,15 +225,15 @@ pub fn run(args: &Args, out: &Output) -> Result<()> {
 /// Text as it is made: shown at once, and kept for the report.
 struct Shown<'a> {
     out: &'a Output,
-    stream: Utf8Stream,
+    written: Written,
     text: String,
 }
 
 impl<'a> Shown<'a> {
-    fn new(out: &'a Output, prompt: &str) -> Result<Self> {
+    fn new(out: &'a Output, stop: &[String], prompt: &str) -> Result<Self> {
         let mut shown = Self {
             out,
-            stream: Utf8Stream::default(),
+            written: Written::new(stop),
             text: String::new(),
         };
         shown.show(prompt.to_owned())?;
@@ -193,13 +249,17 @@ impl<'a> Shown<'a> {
         Ok(())
     }
 
-    fn push(&mut self, bytes: &[u8]) -> Result<()> {
-        let piece = self.stream.push(bytes);
-        self.show(piece)
+    fn push(&mut self, bytes: &[u8]) -> Result<ControlFlow<()>> {
+        let piece = self.written.push(bytes);
+        self.show(piece)?;
+        Ok(match self.written.stopped() {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        })
     }
 
     fn finish(mut self) -> Result<String> {
-        let rest = std::mem::take(&mut self.stream).finish();
+        let rest = std::mem::replace(&mut self.written, Written::new(&[])).finish();
         self.show(rest)?;
         if !self.out.json {
             println!();
@@ -223,23 +283,20 @@ fn from_checkpoint(args: &Args, out: &Output) -> Result<()> {
         .refuse("--load-state", args.state.load_state.is_some())?;
     args.trained
         .refuse("--save-state", args.state.save_state.is_some())?;
+    args.trained.refuse("--chat", args.chat)?;
     let mut sampler = args.sampling.sampler()?;
     let (mut graph, blob) = args.trained.load()?;
     let model = Model::from_bytes(blob.bytes())?;
-    let document = model.config().document_token;
-    let tokenizer = model.tokenizer();
-    let tokenizer = tokenizer.context("the checkpoint has no tokenizer")?;
-    let mut prompt = encode(&tokenizer, args.prompt.as_bytes());
-    prompt.insert(0, document);
-    let mut shown = Shown::new(out, &args.prompt)?;
-    let stop = (!args.ignore_end).then_some(document);
+    let tokenizer = TextTokenizer::of(&model)?;
+    let task = args.task(&tokenizer, 0)?;
+    let mut shown = Shown::new(out, &args.talk.stop, task.echo)?;
     let how = (args.state.learning(), &mut sampler);
-    let tokens = graph.generate(&prompt, args.max_tokens, stop, how, |token| {
+    let tokens = graph.generate(&task.prompt, args.max_tokens, &task.stop, how, |token| {
         shown.push(tokenizer.decode(token))
     })?;
     out.result(&TrainedReport {
         text: shown.finish()?,
-        prompt_tokens: prompt.len(),
+        prompt_tokens: task.prompt.len(),
         tokens,
         device: args.trained.device.clone(),
     })
@@ -254,18 +311,13 @@ fn from_blob(args: &Args, path: &Path, out: &Output) -> Result<()> {
     let mut memory = memory_for(&model, batch)?;
     let mut session = machine.session(model, batch, &mut memory)?;
     args.state.prepare(&mut session)?;
-    let document = model.config().document_token;
-    let mut prompt = encode(&tokenizer, args.prompt.as_bytes());
-    if session.position() == 0 {
-        prompt.insert(0, document);
-    }
-    let mut shown = Shown::new(out, &args.prompt)?;
-    let stop = (!args.ignore_end).then_some(document);
+    let task = args.task(&tokenizer, session.position())?;
+    let mut shown = Shown::new(out, &args.talk.stop, task.echo)?;
     let generated = generate(
         &mut session,
-        &prompt,
+        &task.prompt,
         args.max_tokens,
-        stop,
+        &task.stop,
         &mut sampler,
         |token| shown.push(tokenizer.decode(token)),
     )?;

@@ -1,6 +1,7 @@
 //! `bitttt inspect`
 
 use crate::engine::blob::Blob;
+use crate::engine::text::summary;
 use crate::output::Output;
 use anyhow::{Context as _, Result};
 use bitttt_core::format::{DType, Entry, LayerConfig, Mixer, Role, Section};
@@ -34,7 +35,7 @@ pub struct BlobReport {
     config: serde_json::Value,
     sections: Vec<SectionReport>,
     tensors: Vec<TensorReport>,
-    metadata: String,
+    metadata: serde_json::Value,
 }
 
 #[derive(Serialize)]
@@ -77,6 +78,9 @@ pub fn run(args: &Args, out: &Output) -> Result<()> {
         report.fingerprint
     ));
     out.say(format!("config {}", report.config));
+    if report.metadata.is_object() {
+        out.say(format!("imported {}", report.metadata));
+    }
     for section in &report.sections {
         out.say(format!(
             "section {:<14} {:>10} bytes",
@@ -124,7 +128,7 @@ pub fn describe(model: &Model<'_>, bytes: usize) -> BlobReport {
             })
             .into(),
         tensors: model.tensors().map(|e| tensor_report(&e)).collect(),
-        metadata: model.metadata().to_owned(),
+        metadata: summary(model.metadata()),
     }
 }
 
@@ -144,7 +148,8 @@ fn tensor_report(entry: &Entry) -> TensorReport {
     }
 }
 
-fn config_json(model: &Model<'_>) -> serde_json::Value {
+/// A model's dimensions and layers.
+pub fn config_json(model: &Model<'_>) -> serde_json::Value {
     let c = model.config();
     let layers = (0..c.n_layers).filter_map(|l| model.layer_config(l).ok());
     let layers: Vec<_> = layers.map(|l| layer_json(&l)).collect();

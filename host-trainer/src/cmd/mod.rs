@@ -8,6 +8,7 @@ pub mod corpus;
 pub mod eval;
 pub mod export;
 pub mod generate;
+pub mod import;
 pub mod inspect;
 pub mod machine;
 pub mod plan;

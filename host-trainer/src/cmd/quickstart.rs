@@ -7,9 +7,9 @@ use crate::config::{Config, DataFile};
 use crate::corpus::Corpus;
 use crate::engine::blob::{Blob, HOST_BATCH, memory_for};
 use crate::engine::evaluate::{Score, documents, evaluate, read_recall};
+use crate::engine::export::Report;
 use crate::engine::generate::{Generated, generate};
 use crate::engine::machine::Machine;
-use crate::engine::text::encode;
 use crate::output::Output;
 use crate::tokenizer::{SEPARATOR, Tokenizer};
 use crate::train::{self, Request, Summary};
@@ -20,6 +20,7 @@ use bitttt_threads::physical_cores;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -135,7 +136,7 @@ fn train_model(args: &Args, dir: &Path, tokenizer: Tokenizer) -> Result<Summary>
     })
 }
 
-fn export_blob(dir: &Path, path: &Path, out: &Output) -> Result<export::Report> {
+fn export_blob(dir: &Path, path: &Path, out: &Output) -> Result<Report> {
     let args = export::Args {
         checkpoint: dir.join("run"),
         out: path.to_owned(),
@@ -161,7 +162,7 @@ fn adapt(blob: &Blob, dir: &Path, out: &Output) -> Result<(Score, Score)> {
         &blob.tokenizer()?,
         &std::fs::read_to_string(&path)?,
         &read_recall(&path)?,
-    );
+    )?;
     let machine = Machine::detect()?;
     let score = |learning| evaluate(&machine, &blob.model(), &documents, learning, None);
     let (learning, frozen) = (score(Learning::On)?, score(Learning::Frozen)?);
@@ -176,8 +177,7 @@ fn adapt(blob: &Blob, dir: &Path, out: &Output) -> Result<(Score, Score)> {
 /// must give the same tokens and the same learned state.
 fn every_road(blob: &Blob, out: &Output) -> Result<Value> {
     let tokenizer = blob.tokenizer()?;
-    let mut prompt = encode(&tokenizer, PROMPT.as_bytes());
-    prompt.insert(0, blob.model().config().document_token);
+    let prompt = tokenizer.prompt(PROMPT, 0)?;
     let mut roads: Vec<Road> = Vec::new();
     for backend in Backend::all() {
         for threads in BTreeSet::from([1, physical_cores()]) {
@@ -245,9 +245,9 @@ fn road(blob: &Blob, prompt: &[u32], machine: &Machine, batch: Batch) -> Result<
         &mut session,
         prompt,
         GENERATED_TOKENS,
-        None,
+        &[],
         &mut sampler,
-        |_| Ok(()),
+        |_| Ok(ControlFlow::Continue(())),
     )?;
     Ok(Road {
         backend: machine.backend.name(),

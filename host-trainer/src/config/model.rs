@@ -182,9 +182,10 @@ impl ModelConfig {
         }
     }
 
-    /// Mixer of every block.
+    /// Mixers of the blocks, each place of `mixers` once.
     fn stack(&self) -> impl Iterator<Item = Mixer> {
-        (0..self.n_layers).map(|l| self.mixer_of(l))
+        let places = self.mixers.len().max(1);
+        (0..self.n_layers.min(places)).map(|l| self.mixer_of(l))
     }
 
     /// Heads of keys and values in attention.

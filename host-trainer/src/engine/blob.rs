@@ -1,7 +1,8 @@
 //! Blobs and snapshots as files.
 
+use super::text::TextTokenizer;
 use anyhow::{Context as _, Result, bail, ensure};
-use bitttt_core::{Batch, Model, Session, Tokenizer, snapshot};
+use bitttt_core::{Batch, Model, Session, snapshot};
 use std::fs::File;
 use std::path::Path;
 
@@ -55,14 +56,12 @@ impl Blob {
         &self.map
     }
 
-    /// The built-in tokenizer.
+    /// The model's tokenizer.
     ///
     /// # Errors
     /// A blob without one.
-    pub fn tokenizer(&self) -> Result<Tokenizer<'_>> {
-        self.model()
-            .tokenizer()
-            .context("this model has no built-in tokenizer; export it with one")
+    pub fn tokenizer(&self) -> Result<TextTokenizer<'_>> {
+        TextTokenizer::of(&self.model())
     }
 }
 
@@ -114,7 +113,7 @@ pub fn memory_for(model: &Model<'_>, batch: Batch) -> Result<Vec<f32>> {
 
 /// Bytes that the system can give without swapping, where it says so. Linux grants more than it has, and ends the process
 /// when that is used.
-fn available_memory() -> Option<u64> {
+pub fn available_memory() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text
         .lines()

@@ -3,11 +3,11 @@
 use super::blob::{host_batch, memory_for};
 use super::by_position::{Bucket, ByPosition};
 use super::machine::Machine;
-use super::text::encode;
+use super::text::TextTokenizer;
 use crate::tokenizer::SEPARATOR;
 use anyhow::{Context as _, Result, ensure};
 use bitttt_core::sampler::argmax;
-use bitttt_core::{Batch, Learning, Model, Parallel, Session, Tokenizer};
+use bitttt_core::{Batch, Learning, Model, Parallel, Session};
 use serde::Serialize;
 use std::num::NonZeroUsize;
 use std::ops::Range;
@@ -81,7 +81,14 @@ pub fn read_recall(data: &Path) -> Result<Vec<Range<usize>>> {
 }
 
 /// Cuts a text into documents and encodes them. `recall` holds ascending byte ranges of `text`.
-pub fn documents(tokenizer: &Tokenizer<'_>, text: &str, recall: &[Range<usize>]) -> Vec<Document> {
+///
+/// # Errors
+/// What an imported tokenizer objects to.
+pub fn documents(
+    tokenizer: &TextTokenizer<'_>,
+    text: &str,
+    recall: &[Range<usize>],
+) -> Result<Vec<Document>> {
     let mut at = 0;
     let mut documents = Vec::new();
     while at < text.len() {
@@ -96,57 +103,71 @@ pub fn documents(tokenizer: &Tokenizer<'_>, text: &str, recall: &[Range<usize>])
                 .iter()
                 .filter(|r| r.start >= start && r.end <= start + body.len());
             let inside: Vec<_> = inside.map(|r| r.start - start..r.end - start).collect();
-            documents.push(document(tokenizer, body, &inside, end.is_some()));
+            documents.push(document(tokenizer, body, &inside, end.is_some())?);
         }
         at += end.map_or(rest.len(), |end| end + SEPARATOR.len());
     }
-    documents
+    Ok(documents)
 }
 
 fn document(
-    tokenizer: &Tokenizer<'_>,
+    tokenizer: &TextTokenizer<'_>,
     text: &str,
     recall: &[Range<usize>],
     ends: bool,
-) -> Document {
-    let tokens = encode(tokenizer, text.as_bytes());
-    let ends_at = tokens.iter().scan(0, |at, &token| {
-        *at += tokenizer.decode(token).len();
-        Some(*at)
+) -> Result<Document> {
+    let tokens = tokenizer.encode(text)?;
+    let mut at = 0;
+    let ends_at = tokens.iter().enumerate().map(|(i, &token)| {
+        at += match i {
+            0 => tokenizer.decode_text(&[token]).len(),
+            _ => tokenizer.decode(token).len(),
+        };
+        at
     });
     let ends_at: Vec<usize> = ends_at.collect();
-    let token_at = |byte: usize| ends_at.partition_point(|&end| end <= byte);
+    let last = ends_at.len().saturating_sub(1);
+    let token_at = |byte: usize| ends_at.partition_point(|&end| end <= byte).min(last);
     let recall = recall
         .iter()
         .map(|r| token_at(r.start)..token_at(r.end - 1) + 1)
         .collect();
-    Document {
+    Ok(Document {
         tokens,
         bytes: text.len(),
-        ends,
+        ends: ends && tokenizer.ends_documents(),
         skip: 0,
         recall,
-    }
+    })
 }
 
 /// Makes a document of every `bytes` bytes; the last one may be shorter.
-pub fn split(tokenizer: &Tokenizer<'_>, text: &[u8], bytes: NonZeroUsize) -> Vec<Document> {
-    let document = |text: &[u8]| Document {
-        tokens: encode(tokenizer, text),
-        bytes: text.len(),
-        ends: false,
-        skip: 0,
-        recall: Vec::new(),
+///
+/// # Errors
+/// A character that is cut, where the tokenizer is an imported one.
+pub fn split(
+    tokenizer: &TextTokenizer<'_>,
+    text: &[u8],
+    bytes: NonZeroUsize,
+) -> Result<Vec<Document>> {
+    let document = |text: &[u8]| {
+        Ok(Document {
+            tokens: tokenizer.encode_bytes(text)?,
+            bytes: text.len(),
+            ends: false,
+            skip: 0,
+            recall: Vec::new(),
+        })
     };
     text.chunks(bytes.get()).map(document).collect()
 }
 
 /// Leaves the first `count` tokens of every document out of the figures.
-pub fn skip(documents: &mut [Document], count: usize, tokenizer: &Tokenizer<'_>) {
+pub fn skip(documents: &mut [Document], count: usize, tokenizer: &TextTokenizer<'_>) {
     for document in documents {
         let skipped = &document.tokens[..count.min(document.tokens.len())];
-        let bytes = skipped.iter().map(|token| tokenizer.decode(*token).len());
-        document.bytes -= bytes.sum::<usize>().min(document.bytes);
+        let bytes = tokenizer.decode_text(skipped).len();
+        document.bytes -= bytes.min(document.bytes);
         document.skip = count;
     }
 }
@@ -355,12 +376,9 @@ mod tests {
     #[test]
     fn documents_are_cut_at_separators_and_recall_lands_on_tokens() {
         let bytes = model_bytes();
-        let tokenizer = Model::from_bytes(bytes.bytes())
-            .unwrap()
-            .tokenizer()
-            .unwrap();
+        let tokenizer = TextTokenizer::of(&Model::from_bytes(bytes.bytes()).unwrap()).unwrap();
         let text = "Ada Varga.<|endoftext|>\nBo Kim.<|endoftext|>\n";
-        let found = documents(&tokenizer, text, &[4..9, 27..30]);
+        let found = documents(&tokenizer, text, &[4..9, 27..30]).unwrap();
         assert_eq!(found.len(), 2);
         assert_eq!((found[0].bytes, found[0].ends), (10, true));
         assert_eq!(found[0].recall.as_slice(), std::slice::from_ref(&(4..9)));
@@ -373,7 +391,7 @@ mod tests {
         let bytes = model_bytes();
         let model = Model::from_bytes(bytes.bytes()).unwrap();
         let text = "one two three<|endoftext|>four five six seven<|endoftext|>".repeat(5);
-        let documents = documents(&model.tokenizer().unwrap(), &text, &[]);
+        let documents = documents(&TextTokenizer::of(&model).unwrap(), &text, &[]).unwrap();
         let machine = Machine::new(bitttt_core::Backend::detect(), 3).unwrap();
         let score = |d: &[Document]| evaluate(&machine, &model, d, Learning::On, None).unwrap();
         let all = score(&documents);
@@ -387,11 +405,11 @@ mod tests {
     fn skipped_tokens_are_read_but_not_counted() {
         let bytes = model_bytes();
         let model = Model::from_bytes(bytes.bytes()).unwrap();
-        let tokenizer = model.tokenizer().unwrap();
+        let tokenizer = TextTokenizer::of(&model).unwrap();
         let machine = Machine::new(bitttt_core::Backend::detect(), 1).unwrap();
         let score = |d: &[Document]| evaluate(&machine, &model, d, Learning::On, None).unwrap();
         let text: Vec<u8> = (0..100).collect();
-        let mut documents = split(&tokenizer, &text, NonZeroUsize::new(40).unwrap());
+        let mut documents = split(&tokenizer, &text, NonZeroUsize::new(40).unwrap()).unwrap();
         let all = score(&documents);
         assert_eq!((documents.len(), all.tokens, all.bytes), (3, 100, 100));
         skip(&mut documents, 17, &tokenizer);

@@ -1,16 +1,21 @@
-//! A checkpoint's latent weights as a blueprint: quantised by the very functions that training uses.
+//! A checkpoint's latent weights as a blob: quantised by the very functions that training uses, and written once the core
+//! has been compared with the trainer.
 
+use super::parity::{Parity, compare};
 use crate::config::{
     Activation, Config as RunConfig, FastStart, InnerRate, KvCache, Mixer, ModelConfig, WeightType,
 };
 use crate::ops::{int_rows, ternary};
 use crate::tokenizer::Tokenizer;
 use anyhow::{Context as _, Result};
+use bitttt_core::Model;
 use bitttt_core::format::{self, Config, DType, LayerConfig, Role};
 use bitttt_export::blueprint::tensor_name;
-use bitttt_export::{Blueprint, TensorData, Vocabulary};
+use bitttt_export::{AlignedCopy, Blueprint, TensorData, Vocabulary, save_atomically};
 use candle_core::Tensor;
+use serde::Serialize;
 use std::collections::HashMap;
+use std::path::Path;
 
 /// Epsilon of the layer norm inside TTT, as in the reference implementation.
 const LN_EPS: f32 = 1e-6;
@@ -24,6 +29,78 @@ pub struct Storage {
     pub halves: bool,
 }
 
+/// A model to ship.
+#[derive(Clone, Copy)]
+pub struct Trained<'a> {
+    /// The run's configuration.
+    pub config: &'a RunConfig,
+    /// Latent weights on the CPU, by name.
+    pub weights: &'a HashMap<String, Tensor>,
+    /// Goes into the blob.
+    pub tokenizer: Option<&'a Tokenizer>,
+    /// Steps done.
+    pub steps: u64,
+}
+
+/// What was written, and how far core and trainer are apart.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// Length of the blob.
+    pub bytes: usize,
+    /// Fingerprint of the model.
+    pub fingerprint: String,
+    /// Core against trainer.
+    pub parity: Parity,
+}
+
+/// What goes into the blob's metadata.
+#[derive(Serialize)]
+struct Metadata<'a> {
+    trained_steps: u64,
+    parity: &'a Parity,
+    config: &'a RunConfig,
+}
+
+/// Lays out, compares on `rows` of tokens, writes. Stored with `halves`, a blob has no metadata.
+///
+/// # Errors
+/// A tensor that is missing, engines that disagree, a file that cannot be written.
+pub fn write(
+    trained: &Trained<'_>,
+    rows: &[Vec<u32>],
+    storage: Storage,
+    out: &Path,
+) -> Result<Report> {
+    let Trained {
+        config,
+        weights,
+        tokenizer,
+        steps,
+    } = *trained;
+    let layout = |metadata| blueprint(config, weights, tokenizer, storage, metadata);
+    let draft = AlignedCopy::of(&layout(String::new())?.to_bytes()?);
+    let model = Model::from_bytes(draft.bytes())?;
+    let parity = compare(&model, &config.model, weights, rows)?;
+    parity.check()?;
+    let blob = if storage.halves {
+        draft.bytes().to_vec()
+    } else {
+        let metadata = Metadata {
+            trained_steps: steps,
+            parity: &parity,
+            config,
+        };
+        layout(serde_json::to_string(&metadata)?)?.to_bytes()?
+    };
+    save_atomically(out, &blob)?;
+    let fingerprint = Model::from_bytes(AlignedCopy::of(&blob).bytes())?.fingerprint();
+    Ok(Report {
+        bytes: blob.len(),
+        fingerprint: format!("{fingerprint:08x}"),
+        parity,
+    })
+}
+
 /// Lays out a trained model.
 ///
 /// # Errors
@@ -31,7 +108,7 @@ pub struct Storage {
 pub fn blueprint(
     config: &RunConfig,
     weights: &HashMap<String, Tensor>,
-    tokenizer: &Tokenizer,
+    tokenizer: Option<&Tokenizer>,
     storage: Storage,
     metadata: String,
 ) -> Result<Blueprint> {
@@ -40,7 +117,7 @@ pub fn blueprint(
         config: core_config(model, config.kv_context() as u32),
         layers: layer_records(model),
         tensors: Default::default(),
-        tokenizer: Some(vocabulary(tokenizer)),
+        tokenizer: tokenizer.map(vocabulary),
         metadata,
     };
     for (layer, role) in blueprint.required() {

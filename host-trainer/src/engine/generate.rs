@@ -2,7 +2,20 @@
 
 use anyhow::Result;
 use bitttt_core::{Sampler, Session, SessionError, crc32};
+use std::ops::ControlFlow;
 use std::time::Instant;
+
+/// What ended a generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Finish {
+    /// As many tokens as were asked for.
+    Length,
+    /// A token to stop at, which has not been read.
+    Token,
+    /// A text to stop at, found by whoever was shown the tokens.
+    Text,
+}
 
 /// What a generation did.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -15,10 +28,12 @@ pub struct Generated {
     pub prefill_tokens_per_s: f64,
     /// Tokens made in a second.
     pub decode_tokens_per_s: f64,
+    /// What ended it.
+    pub finish: Finish,
 }
 
-/// Reads `prompt` and makes up to `count` tokens, stopping before `stop`; each is shown to `show` as it is made. The
-/// last token made has been read by the session, too: whatever is read next continues from it.
+/// Reads `prompt` and makes up to `count` tokens, stopping before any of `stop`; each is shown to `show` as it is made, which
+/// may end it. The last token made has been read by the session, too: whatever is read next continues from it.
 ///
 /// # Errors
 /// Tokens out of range, an empty prompt, or what `show` returns.
@@ -26,18 +41,24 @@ pub fn generate(
     session: &mut Session<'_, '_>,
     prompt: &[u32],
     count: usize,
-    stop: Option<u32>,
+    stop: &[u32],
     sampler: &mut Sampler,
-    mut show: impl FnMut(u32) -> Result<()>,
+    mut show: impl FnMut(u32) -> Result<ControlFlow<()>>,
 ) -> Result<Generated> {
     let start = Instant::now();
     let mut next = sampler.sample(session.prefill(prompt).map_err(advise)?);
     let prefill = start.elapsed().as_secs_f64();
-    let mut tokens = Vec::new();
+    let (mut tokens, mut finish) = (Vec::new(), Finish::Length);
     let start = Instant::now();
-    while tokens.len() < count && stop != Some(next) {
+    while tokens.len() < count && finish == Finish::Length {
+        if stop.contains(&next) {
+            finish = Finish::Token;
+            break;
+        }
         tokens.push(next);
-        show(next)?;
+        if show(next)?.is_break() {
+            finish = Finish::Text;
+        }
         next = sampler.sample(session.step(next).map_err(advise)?);
     }
     let decode = start.elapsed().as_secs_f64();
@@ -46,6 +67,7 @@ pub fn generate(
         prefill_tokens_per_s: prompt.len() as f64 / prefill,
         decode_tokens_per_s: tokens.len() as f64 / decode.max(1e-9),
         tokens,
+        finish,
     })
 }
 

@@ -2,6 +2,7 @@
 //!
 //! It has no state to step: every piece of text is read from its start.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use anyhow::{Result, ensure};
@@ -43,7 +44,7 @@ impl Graph {
         let blueprint = blueprint(
             config,
             &saved.weights,
-            &saved.tokenizer,
+            saved.tokenizer.as_ref(),
             Storage {
                 packed: DType::T2,
                 halves: false,
@@ -114,7 +115,8 @@ impl Graph {
         Ok(self.model.forward(&tokens)?)
     }
 
-    /// Continues `prompt` by up to `count` tokens, stopping before `stop`; each is shown to `show` as it is made.
+    /// Continues `prompt` by up to `count` tokens, stopping before any of `stop`; each is shown to `show` as it is made, which
+    /// may end it.
     ///
     /// # Errors
     /// Too many tokens, or what `show` returns.
@@ -122,9 +124,9 @@ impl Graph {
         &mut self,
         prompt: &[u32],
         count: usize,
-        stop: Option<u32>,
+        stop: &[u32],
         (learning, sampler): (Learning, &mut Sampler),
-        mut show: impl FnMut(u32) -> Result<()>,
+        mut show: impl FnMut(u32) -> Result<ControlFlow<()>>,
     ) -> Result<Vec<u32>> {
         self.set_learning(learning);
         let (mut tokens, first) = (prompt.to_vec(), prompt.len());
@@ -132,11 +134,13 @@ impl Graph {
             let logits = self.logits(&tokens)?;
             let last = logits.narrow(1, tokens.len() - 1, 1)?;
             let next = sampler.sample(&mut last.flatten_all()?.to_vec1::<f32>()?);
-            if stop == Some(next) {
+            if stop.contains(&next) {
                 break;
             }
             tokens.push(next);
-            show(next)?;
+            if show(next)?.is_break() {
+                break;
+            }
         }
         Ok(tokens.split_off(first))
     }

@@ -2,6 +2,7 @@
 
 pub mod blob;
 pub mod by_position;
+pub mod chat;
 pub mod device_check;
 pub mod evaluate;
 pub mod export;

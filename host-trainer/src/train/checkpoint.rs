@@ -1,5 +1,6 @@
 //! Checkpoints: `DIR/checkpoint.safetensors` (weights, moments, and the configuration and the step
-//! as metadata) and `DIR/tokenizer.json`. A checkpoint is replaced at once or not at all.
+//! as metadata) and `DIR/tokenizer.json`, unless the model was trained on tokens alone. A checkpoint is replaced at once
+//! or not at all.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -22,6 +23,9 @@ pub const TOKENIZER: &str = "tokenizer.json";
 
 /// Name of the held-out rows that an export is checked on.
 pub const HELD_OUT: &str = "held_out.json";
+
+/// In the metadata's `tokenizer`: the model was trained on tokens alone.
+const NO_TOKENIZER: &str = "none";
 
 const FIRST: &str = "adamw.first.";
 const SECOND: &str = "adamw.second.";
@@ -54,8 +58,8 @@ pub struct Checkpoint {
     pub config: Config,
     /// Latent weights by name.
     pub weights: HashMap<String, Tensor>,
-    /// The tokenizer of the model.
-    pub tokenizer: Tokenizer,
+    /// The tokenizer of the model, if it has one.
+    pub tokenizer: Option<Tokenizer>,
     /// Steps done.
     pub step: u64,
     /// Seconds trained.
@@ -79,12 +83,26 @@ impl Checkpoint {
                 dir.display()
             )
         })?;
-        let tokenizer = Tokenizer::load(&dir.join(TOKENIZER))?;
-        Self::parse(&bytes, tokenizer)
-            .with_context(|| format!("{} is not a whole checkpoint of bitttt", path.display()))
+        let damaged = || format!("{} is not a whole checkpoint of bitttt", path.display());
+        let (mut checkpoint, has_tokenizer) = Self::parse(&bytes).with_context(damaged)?;
+        if has_tokenizer {
+            checkpoint.tokenizer = Some(Tokenizer::load(&dir.join(TOKENIZER))?);
+        }
+        Ok(checkpoint)
     }
 
-    fn parse(bytes: &[u8], tokenizer: Tokenizer) -> anyhow::Result<Self> {
+    /// The tokenizer.
+    ///
+    /// # Errors
+    /// A model that was trained on tokens alone.
+    pub fn tokenizer(&self) -> anyhow::Result<&Tokenizer> {
+        self.tokenizer
+            .as_ref()
+            .context("the checkpoint has no tokenizer: it was trained on tokens alone")
+    }
+
+    /// The checkpoint, and whether a tokenizer belongs to it.
+    fn parse(bytes: &[u8]) -> anyhow::Result<(Self, bool)> {
         let (_, header) = SafeTensors::read_metadata(bytes)?;
         let metadata = header.metadata().as_ref().context("it has no metadata")?;
         let field = |name: &str| {
@@ -102,12 +120,13 @@ impl Checkpoint {
             },
             weights: HashMap::new(),
             moments: HashMap::new(),
-            tokenizer,
+            tokenizer: None,
         };
         for (name, view) in SafeTensors::deserialize(bytes)?.tensors() {
             checkpoint.take(name, &view)?;
         }
-        Ok(checkpoint)
+        let alone = metadata.get("tokenizer").is_some_and(|t| t == NO_TOKENIZER);
+        Ok((checkpoint, !alone))
     }
 
     fn take(&mut self, name: String, view: &TensorView<'_>) -> anyhow::Result<()> {
@@ -162,6 +181,8 @@ pub struct Progress<'a> {
     pub seconds: f64,
     /// What it is trained on.
     pub data: &'a [SourceInfo],
+    /// Whether `DIR/tokenizer.json` belongs to it.
+    pub tokenizer: bool,
 }
 
 /// Writes the checkpoint in `dir`, replacing the one before.
@@ -190,13 +211,16 @@ pub fn save(
         .iter()
         .map(|(name, shape, data)| Ok((name, TensorView::new(Dtype::F32, shape.clone(), data)?)))
         .collect::<Result<Vec<_>, safetensors::SafeTensorError>>()?;
-    let metadata = HashMap::from([
+    let mut metadata = HashMap::from([
         ("format".to_owned(), "bitttt-checkpoint-1".to_owned()),
         ("config".to_owned(), serde_json::to_string(progress.config)?),
         ("step".to_owned(), progress.step.to_string()),
         ("seconds".to_owned(), progress.seconds.to_string()),
         ("data".to_owned(), serde_json::to_string(progress.data)?),
     ]);
+    if !progress.tokenizer {
+        metadata.insert("tokenizer".to_owned(), NO_TOKENIZER.to_owned());
+    }
     let bytes = safetensors::serialize(views, Some(metadata))?;
     Ok(save_atomically(&dir.join(FILE), &bytes)?)
 }

@@ -14,26 +14,28 @@ pub mod report;
 pub mod schedule;
 pub mod speed;
 pub mod tensorboard;
+mod trainer;
 
 use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{bail, ensure};
-use candle_core::{Device, Var};
+use candle_core::Device;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use crate::config::{Config, ModelConfig, WeightType};
-use crate::data::batch::{Batch, Dataset, SourceInfo, same_rows};
+use crate::data::batch::{Dataset, SourceInfo, same_rows};
 use crate::data::source::Source;
 use crate::device;
-use crate::model::{self, Model, Spec};
+use crate::model::{self, Spec};
 use crate::tokenizer::Tokenizer;
-use adamw::{AdamW, treatments};
 use checkpoint::Checkpoint;
 use group::{Alone, Group};
 use metrics::{Line, Metrics};
 use report::Report;
+
+pub use trainer::Trainer;
 
 /// Held-out rows that are kept for the exporter's check.
 const HELD_OUT_ROWS: usize = 16;
@@ -94,7 +96,7 @@ pub fn run(request: Request) -> anyhow::Result<Summary> {
     let mut config = request.config.clone();
     config.model.fit_vocab(request.tokenizer.vocab_size())?;
     config.validate()?;
-    device::check(&request.device, &config.model)?;
+    device::check(&request.device, &config.model)?; // before anything is written
     device::check_segment(&request.device, config.train.segment)?;
     let data = Dataset::new(
         request.data,
@@ -132,11 +134,8 @@ struct Run {
     sources: Vec<SourceInfo>,
     out: PathBuf,
     specs: Vec<Spec>,
-    vars: Vec<(String, Var)>,
-    model: Model,
-    optimiser: AdamW,
+    trainer: Trainer,
     group: Box<dyn Group>,
-    step: u64,
     /// Seconds of earlier calls.
     before: f64,
     started: Instant,
@@ -163,20 +162,14 @@ impl Window {
 
 impl Run {
     fn new(config: Config, data: Dataset, out: PathBuf, device: &Device) -> anyhow::Result<Self> {
-        let vars = model::init(&config.model, config.train.seed)?;
-        let vars = model::to_device(vars, device)?;
-        let specs = model::specs(&config.model);
         Ok(Self {
-            model: Model::from_vars(&config.model, &vars)?,
-            optimiser: AdamW::new(&config.train, &vars, treatments(&config.model))?,
+            trainer: Trainer::new(config.clone(), device)?,
+            specs: model::specs(&config.model),
             config,
             sources: data.describe(),
             data,
             out,
-            specs,
-            vars,
             group: Box::new(Alone),
-            step: 0,
             before: 0.0,
             started: Instant::now(),
         })
@@ -186,7 +179,7 @@ impl Run {
         let saved = Checkpoint::load(&self.out)?;
         same_model(&saved.config.model, &self.config.model)?;
         ensure!(
-            saved.tokenizer.fingerprint() == tokenizer.fingerprint(),
+            saved.tokenizer()?.fingerprint() == tokenizer.fingerprint(),
             "the checkpoint in {} was trained with another tokenizer; pass that one with --tokenizer",
             self.out.display()
         );
@@ -196,9 +189,8 @@ impl Run {
              go on with these",
             self.out.display()
         );
-        self.optimiser.set_moments(saved.restore(&self.vars)?)?;
-        (self.step, self.before) = (saved.step, saved.seconds);
-        Ok(())
+        self.before = saved.seconds;
+        self.trainer.restore(&saved)
     }
 
     fn seconds(&self) -> f64 {
@@ -209,32 +201,34 @@ impl Run {
     fn done(&self) -> f64 {
         match self.config.train.seconds {
             Some(budget) => self.seconds() / budget,
-            None => self.step as f64 / self.config.train.steps as f64,
+            None => self.trainer.step() as f64 / self.config.train.steps as f64,
         }
     }
 
     fn train(&mut self, stop_after: u64, progress: bool) -> anyhow::Result<Summary> {
-        let first = self.step;
+        let first = self.trainer.step();
         self.started = Instant::now();
         let writes = self.group.rank() == 0;
-        let metrics = writes.then(|| Metrics::open(&self.out, self.step));
+        let metrics = writes.then(|| Metrics::open(&self.out, self.trainer.step()));
         let mut metrics = metrics.transpose()?;
         let bar = self.bar(progress && writes);
         let (mut window, mut last) = (Window::new(), None);
         let (mut tokens, mut trained) = (0, 0.0);
-        while self.done() < 1.0 && self.step < stop_after {
+        while self.done() < 1.0 && self.trainer.step() < stop_after {
             let started = Instant::now();
-            let batch = self
-                .data
-                .batch(self.config.train.seed, self.step, self.config.train.batch);
+            let batch = self.data.batch(
+                self.config.train.seed,
+                self.trainer.step(),
+                self.config.train.batch,
+            );
             let lr = schedule::learning_rate(&self.config.train, self.done());
-            let (loss, grad_norm) = self.update(&batch, lr)?;
+            let (loss, grad_norm) = self.trainer.update(&*self.group, &batch, lr)?;
             window.loss += loss;
             window.steps += 1;
             window.tokens += batch.counted() as u64;
             tokens += batch.counted() as u64;
             trained += started.elapsed().as_secs_f64();
-            let ends = self.done() >= 1.0 || self.step >= stop_after;
+            let ends = self.done() >= 1.0 || self.trainer.step() >= stop_after;
             self.show(&bar, &window);
             if ends || self.due(self.config.train.log_every) {
                 let mut losses = (window.loss / window.steps as f64, None);
@@ -257,8 +251,8 @@ impl Run {
             bail!("nothing to do: the run is at step {first} already; raise --steps or --seconds");
         };
         Ok(Summary {
-            steps: self.step,
-            parameters: self.parameters(),
+            steps: self.trainer.step(),
+            parameters: self.trainer.parameters(),
             tokens,
             seconds: self.started.elapsed().as_secs_f64(),
             tokens_per_second: tokens as f64 / trained,
@@ -268,58 +262,33 @@ impl Run {
         })
     }
 
-    /// One optimiser step; returns loss and gradient norm.
-    fn update(&mut self, batch: &Batch, lr: f64) -> anyhow::Result<(f64, f64)> {
-        let segment = self.config.train.segment;
-        let group = &*self.group;
-        let (loss, grads) =
-            gradients::shared_gradients(group, &self.model, &self.vars, batch, segment)?;
-        self.step += 1;
-        let norm = self.optimiser.step(&self.vars, &grads, lr, self.step)?;
-        ensure!(
-            loss.is_finite(),
-            "the loss is not finite at step {}; lower --lr and --resume, the last checkpoint is whole",
-            self.step
-        );
-        Ok((loss, norm))
-    }
-
     fn due(&self, every: u64) -> bool {
-        every > 0 && self.step.is_multiple_of(every)
-    }
-
-    /// A copy of the model on the CPU, unless it is there.
-    fn on_host(&self) -> anyhow::Result<Option<Model>> {
-        if self.vars.iter().all(|(_, var)| var.device().is_cpu()) {
-            return Ok(None);
-        }
-        let copy = |(name, var): &(String, Var)| {
-            let tensor = var.as_tensor().to_device(&Device::Cpu)?;
-            Ok((name.clone(), Var::from_tensor(&tensor)?))
-        };
-        let vars: Vec<_> = self.vars.iter().map(copy).collect::<anyhow::Result<_>>()?;
-        Ok(Some(Model::from_vars(&self.config.model, &vars)?))
+        every > 0 && self.trainer.step().is_multiple_of(every)
     }
 
     fn line(&self, window: &Window, lr: f64, grad_norm: f64, ends: bool) -> anyhow::Result<Line> {
         let seconds = window.started.elapsed().as_secs_f64();
         let probed = ends || self.due(self.config.train.eval_every);
-        let host = if probed { self.on_host()? } else { None };
+        let host = if probed {
+            self.trainer.on_host()?
+        } else {
+            None
+        };
         let subject = probe::Subject {
             config: &self.config.train,
             data: &self.data,
-            model: &self.model,
-            host: host.as_ref().unwrap_or(&self.model),
+            model: self.trainer.model(),
+            host: host.as_ref().unwrap_or(self.trainer.model()),
             specs: &self.specs,
             ternary: self.config.model.weights == WeightType::Ternary,
-            vars: &self.vars,
+            vars: self.trainer.vars(),
         };
         let (val_loss, probe) = match probed.then(|| subject.probe()).transpose()? {
             Some((val_loss, probe)) => (val_loss, Some(probe)),
             None => (None, None),
         };
         Ok(Line {
-            step: self.step,
+            step: self.trainer.step(),
             loss: window.loss / window.steps as f64,
             val_loss,
             lr,
@@ -338,25 +307,18 @@ impl Run {
         let report = Report {
             config: &self.config,
             sources: &self.sources,
-            epochs: self.data.epochs(self.step, self.config.train.batch),
-            parameters: self.parameters(),
+            epochs: self
+                .data
+                .epochs(self.trainer.step(), self.config.train.batch),
+            parameters: self.trainer.parameters(),
             lines,
         };
         report.save(&self.out)
     }
 
-    fn parameters(&self) -> usize {
-        self.vars.iter().map(|(_, var)| var.elem_count()).sum()
-    }
-
     fn save(&self) -> anyhow::Result<()> {
-        let progress = checkpoint::Progress {
-            config: &self.config,
-            step: self.step,
-            seconds: self.seconds(),
-            data: &self.sources,
-        };
-        checkpoint::save(&self.out, &progress, &self.vars, &self.optimiser.moments()?)
+        self.trainer
+            .write(&self.out, true, self.seconds(), &self.sources)
     }
 
     fn bar(&self, visible: bool) -> ProgressBar {
@@ -375,7 +337,7 @@ impl Run {
         let loss = window.loss / window.steps as f64;
         bar.set_message(format!(
             "step {}, loss {loss:.3}, {rate:.0} tokens/s",
-            self.step
+            self.trainer.step()
         ));
     }
 }

@@ -3,7 +3,11 @@ use std::path::Path;
 use super::gradients::input;
 use super::*;
 use crate::config::Mixer;
+use crate::data::batch::Batch;
 use crate::data::store::Builder;
+use crate::engine::Blob;
+use crate::engine::export::{Storage, Trained, write};
+use crate::model::Model;
 use crate::ops::loss::cross_entropy;
 
 const TEXT: &str = "Ada Varga lives by the mill. The mill is old. Ada Varga likes it.\n";
@@ -291,4 +295,60 @@ fn a_time_budget_ends_the_run() {
     config.train.steps = 1_000_000;
     let summary = run(request(config, dir.path())).unwrap();
     assert!(summary.seconds < 20.0 && summary.steps > 1, "{summary:?}");
+}
+
+#[test]
+fn a_model_of_tokens_alone_is_trained_saved_resumed_and_exported() {
+    let mut config = small();
+    config.model.vocab_size = 11;
+    let rows = Batch {
+        rows: 2,
+        len: 9,
+        tokens: (0..18).map(|i| i % 11).collect(),
+        targets: (1..19).map(|i| i % 11).collect(),
+    };
+    let mut one = Trainer::new(config.clone(), &Device::Cpu).unwrap();
+    one.train(&rows).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    one.save(dir.path(), None).unwrap();
+    let saved = Checkpoint::load(dir.path()).unwrap();
+    let mut other = Trainer::new(saved.config.clone(), &Device::Cpu).unwrap();
+    other.restore(&saved).unwrap();
+    let losses = [&mut one, &mut other].map(|trainer| trainer.train(&rows).unwrap());
+    assert_eq!((losses[0], one.step()), (losses[1], 2));
+
+    let error = saved.tokenizer().err().unwrap().to_string();
+    assert!(error.contains("tokens alone"), "{error}");
+    let path = dir.path().join("model.bttt");
+    let trained = Trained {
+        config: one.config(),
+        weights: &one.weights().unwrap(),
+        tokenizer: None,
+        steps: one.step(),
+    };
+    let storage = Storage {
+        packed: bitttt_core::format::DType::T2,
+        halves: false,
+    };
+    let row = rows.tokens[..9].to_vec();
+    write(&trained, &[row], storage, &path).unwrap();
+    assert!(Blob::open(&path).unwrap().model().tokenizer().is_none());
+}
+
+#[test]
+fn a_schedule_that_has_ended_is_not_gone_on_with_at_a_rate_of_zero() {
+    let mut config = small();
+    config.model.vocab_size = 5;
+    config.train.steps = 1;
+    let mut trainer = Trainer::new(config, &Device::Cpu).unwrap();
+    let rows = Batch {
+        rows: 1,
+        len: 4,
+        tokens: vec![0, 1, 2, 3],
+        targets: vec![1, 2, 3, 4],
+    };
+    trainer.train(&rows).unwrap();
+    let error = trainer.train(&rows).unwrap_err().to_string();
+    assert!(error.contains("train.steps"), "{error}");
+    trainer.update(&Alone, &rows, 1e-3).unwrap();
 }

@@ -2,7 +2,7 @@
 
 use super::blocks::Quant;
 use super::engine::{DECODED, Engine, Job, Kind, PROMPT, Test};
-use super::gguf;
+use super::gguf::{self, Architecture};
 use super::results::median;
 use super::shape::Shape;
 use super::workshop::Workshop;
@@ -48,7 +48,7 @@ impl Engine for Candle<'_> {
         let model = self.model(job);
         if !model.is_file() {
             eprintln!("writing {}", model.display());
-            gguf::write(&model, &job.shape.dims(), Quant::Q4_0)?;
+            gguf::write(&model, Architecture::Llama, &job.shape.dims(), Quant::Q4_0)?;
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Models for llama.cpp and Candle: a llama of any shape with random weights, written as GGUF version 3.
+//! Models for llama.cpp and Candle: a llama or BitNet of any shape with random weights, written as GGUF version 3.
 
 use super::blocks::{Quant, Random};
 use super::shape::Dims;
@@ -12,6 +12,24 @@ const ALIGNMENT: usize = 32;
 
 /// Blocks that a tensor's weights are taken from, over and over: a prime, so that rows differ.
 const POOL_BLOCKS: usize = 4099;
+
+/// What llama.cpp takes a model for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Architecture {
+    /// As Candle does too.
+    Llama,
+    /// With norms before the last matrix of attention and of the FFN, and the embedding as the head.
+    Bitnet,
+}
+
+impl Architecture {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Llama => "llama",
+            Self::Bitnet => "bitnet",
+        }
+    }
+}
 
 /// One tensor; `dims` has the length of a row first.
 struct Tensor {
@@ -30,13 +48,13 @@ impl Tensor {
 ///
 /// # Errors
 /// Where the file cannot be written.
-pub fn write(path: &Path, dims: &Dims, quant: Quant) -> Result<()> {
+pub fn write(path: &Path, architecture: Architecture, dims: &Dims, quant: Quant) -> Result<()> {
     let context = || format!("cannot write the model {}", path.display());
     let unfinished = path.with_extension("tmp");
     let file = File::create(&unfinished).with_context(context)?;
     let mut out = BufWriter::with_capacity(1 << 20, file);
-    let tensors = tensors(dims, quant);
-    out.write_all(&header(dims, &tensors))
+    let tensors = tensors(architecture, dims, quant);
+    out.write_all(&header(architecture, dims, &tensors))
         .with_context(context)?;
     for tensor in &tensors {
         write_weights(&mut out, tensor).with_context(context)?;
@@ -46,8 +64,8 @@ pub fn write(path: &Path, dims: &Dims, quant: Quant) -> Result<()> {
 }
 
 /// Everything in front of the weights.
-fn header(dims: &Dims, tensors: &[Tensor]) -> Vec<u8> {
-    let metadata = metadata(dims);
+fn header(architecture: Architecture, dims: &Dims, tensors: &[Tensor]) -> Vec<u8> {
+    let metadata = metadata(architecture, dims);
     let mut out = b"GGUF".to_vec();
     out.extend(3_u32.to_le_bytes());
     out.extend((tensors.len() as u64).to_le_bytes());
@@ -102,27 +120,29 @@ fn push_string(out: &mut Vec<u8>, text: &str) {
 }
 
 /// The vocabulary is a number of nameless tokens: nothing is tokenized here.
-fn metadata(dims: &Dims) -> Vec<(&'static str, Value)> {
+fn metadata(architecture: Architecture, dims: &Dims) -> Vec<(std::string::String, Value)> {
     use Value::{F32, String, U32};
-    vec![
-        ("general.architecture", String("llama")),
+    let fields = [
+        ("general.architecture", String(architecture.name())),
         ("general.name", String("random ternary weights")),
-        ("llama.context_length", U32(4096)),
-        ("llama.embedding_length", U32(dims.d_model)),
-        ("llama.block_count", U32(dims.layers)),
-        ("llama.feed_forward_length", U32(dims.d_ffn)),
-        ("llama.attention.head_count", U32(dims.heads)),
-        ("llama.attention.head_count_kv", U32(dims.kv_heads)),
-        ("llama.attention.layer_norm_rms_epsilon", F32(1e-5)),
-        ("llama.rope.dimension_count", U32(dims.d_model / dims.heads)),
-        ("llama.rope.freq_base", F32(10_000.0)),
-        ("llama.vocab_size", U32(dims.vocab)),
+        ("{}.context_length", U32(4096)),
+        ("{}.embedding_length", U32(dims.d_model)),
+        ("{}.block_count", U32(dims.layers)),
+        ("{}.feed_forward_length", U32(dims.d_ffn)),
+        ("{}.attention.head_count", U32(dims.heads)),
+        ("{}.attention.head_count_kv", U32(dims.kv_heads)),
+        ("{}.attention.layer_norm_rms_epsilon", F32(1e-5)),
+        ("{}.rope.dimension_count", U32(dims.d_model / dims.heads)),
+        ("{}.rope.freq_base", F32(10_000.0)),
+        ("{}.vocab_size", U32(dims.vocab)),
         ("tokenizer.ggml.model", String("no_vocab")),
-    ]
+    ];
+    let named = fields.map(|(key, value)| (key.replace("{}", architecture.name()), value));
+    named.into()
 }
 
 /// Embedding and head are Q6_K, as llama.cpp makes them beside ternary layers.
-fn tensors(dims: &Dims, quant: Quant) -> Vec<Tensor> {
+fn tensors(architecture: Architecture, dims: &Dims, quant: Quant) -> Vec<Tensor> {
     let mut tensors = Vec::new();
     let mut add = |name: String, dims: &[usize], quant| {
         let dims = dims.to_vec();
@@ -142,9 +162,13 @@ fn tensors(dims: &Dims, quant: Quant) -> Vec<Tensor> {
         part("ffn_gate", &[d, d_ffn], quant);
         part("ffn_up", &[d, d_ffn], quant);
         part("ffn_down", &[d_ffn, d], quant);
+        if architecture == Architecture::Bitnet {
+            part("attn_sub_norm", &[d], Quant::F32);
+            part("ffn_sub_norm", &[d_ffn], Quant::F32);
+        }
     }
     add("output_norm.weight".into(), &[d], Quant::F32);
-    if !dims.tied {
+    if !dims.tied && architecture == Architecture::Llama {
         add("output.weight".into(), &[d, dims.vocab], Quant::Q6_K);
     }
     tensors
@@ -176,16 +200,17 @@ mod tests {
         std::fs::create_dir_all(&folder).unwrap();
         let path = folder.join("tiny.gguf");
         let dims = Shape::Tiny.dims();
-        write(&path, &dims, Quant::Tq2_0).unwrap();
+        write(&path, Architecture::Llama, &dims, Quant::Tq2_0).unwrap();
         let bytes = std::fs::read(&path).unwrap();
         std::fs::remove_dir_all(&folder).unwrap();
         assert_eq!(&bytes[..8], b"GGUF\x03\0\0\0");
-        let tensors = tensors(&dims, Quant::Tq2_0);
+        let tensors = tensors(Architecture::Llama, &dims, Quant::Tq2_0);
         let weights: usize = tensors
             .iter()
             .map(|tensor| tensor.bytes().next_multiple_of(ALIGNMENT))
             .sum();
-        assert_eq!(bytes.len(), header(&dims, &tensors).len() + weights);
+        let header = header(Architecture::Llama, &dims, &tensors);
+        assert_eq!(bytes.len(), header.len() + weights);
         let ternary: usize = tensors
             .iter()
             .filter(|tensor| tensor.quant == Quant::Tq2_0)
@@ -195,12 +220,13 @@ mod tests {
     }
 
     #[test]
-    fn a_tied_model_has_no_matrix_of_its_own_for_the_head() {
-        let has_head = |shape: Shape| {
-            let tensors = tensors(&shape.dims(), Quant::Q4_0);
+    fn a_tied_model_has_no_matrix_of_its_own_for_the_head_nor_has_bitnet() {
+        let has_head = |architecture, shape: Shape| {
+            let tensors = tensors(architecture, &shape.dims(), Quant::Q4_0);
             tensors.iter().any(|tensor| tensor.name == "output.weight")
         };
-        assert!(has_head(Shape::OneB));
-        assert!(!has_head(Shape::TwoB4T));
+        assert!(has_head(Architecture::Llama, Shape::OneB));
+        assert!(!has_head(Architecture::Llama, Shape::TwoB4T));
+        assert!(!has_head(Architecture::Bitnet, Shape::OneB));
     }
 }

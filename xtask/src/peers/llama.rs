@@ -2,8 +2,9 @@
 
 use super::blocks::Quant;
 use super::engine::{DECODED, Engine, Job, PROMPT, Test};
-use super::gguf;
+use super::gguf::{self, Architecture};
 use super::results::median;
+use super::shape::Shape;
 use super::workshop::{Workshop, compilers};
 use crate::command::{command, output_within, run};
 use anyhow::{Context, Result, ensure};
@@ -22,6 +23,7 @@ pub struct Llama<'a> {
     workshop: &'a Workshop,
     bench: &'a Path,
     quant: Quant,
+    architecture: Architecture,
     settings: Option<Settings>,
 }
 
@@ -34,18 +36,24 @@ struct Settings {
 
 impl<'a> Llama<'a> {
     /// Times weights of one type with the `llama-bench` that [`build`] gave.
-    pub fn new(workshop: &'a Workshop, bench: &'a Path, quant: Quant) -> Self {
+    pub fn new(
+        workshop: &'a Workshop,
+        bench: &'a Path,
+        quant: Quant,
+        architecture: Architecture,
+    ) -> Self {
         Self {
             workshop,
             bench,
             quant,
+            architecture,
             settings: None,
         }
     }
 
     fn model(&self, job: &Job) -> PathBuf {
-        let name = format!("{}-{}.gguf", job.shape.name(), self.quant.name());
-        self.workshop.model(&name)
+        self.workshop
+            .model(&file_name(job.shape, self.architecture, self.quant))
     }
 
     /// Runs `llama-bench`: tokens per second of every repetition, for each setting of flash attention.
@@ -71,6 +79,15 @@ impl<'a> Llama<'a> {
     }
 }
 
+/// Name of a model's file.
+pub fn file_name(shape: Shape, architecture: Architecture, quant: Quant) -> String {
+    let kind = match architecture {
+        Architecture::Llama => "",
+        Architecture::Bitnet => "-bitnet",
+    };
+    format!("{}{kind}-{}.gguf", shape.name(), quant.name())
+}
+
 impl Engine for Llama<'_> {
     fn name(&self) -> String {
         format!("llama.cpp {}", self.quant.name())
@@ -80,7 +97,7 @@ impl Engine for Llama<'_> {
         let model = self.model(job);
         if !model.is_file() {
             eprintln!("writing {}", model.display());
-            gguf::write(&model, &job.shape.dims(), self.quant)?;
+            gguf::write(&model, self.architecture, &job.shape.dims(), self.quant)?;
         }
         let tokens = match job.test {
             Test::Decode => DECODED,

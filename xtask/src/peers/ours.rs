@@ -1,6 +1,10 @@
 //! Our own engine: the command `bitttt`, as anybody runs it.
 
+use super::blocks::Quant;
 use super::engine::{Engine, Job, Kind, PROMPT};
+use super::gguf::Architecture;
+use super::llama::file_name;
+use super::quiet::Ticks;
 use super::shape::Dims;
 use super::workshop::Workshop;
 use crate::command::{cargo, command, output_within, root, run};
@@ -17,6 +21,8 @@ pub struct Ours<'a> {
     pub workshop: &'a Workshop,
     pub program: &'a Path,
     pub kind: Kind,
+    /// The type of weights of the peer's own file, which is imported; otherwise a model of our own is made.
+    pub imports: Option<Quant>,
     /// Packing of the ternary weights.
     pub weights: &'a str,
     /// Backend to force, if any.
@@ -46,12 +52,35 @@ pub fn program(named: Option<&Path>) -> Result<PathBuf> {
 
 impl Ours<'_> {
     fn model(&self, job: &Job) -> PathBuf {
-        let kind = match self.kind {
-            Kind::Llama => "",
-            Kind::Seed => "-seed",
+        let kind = match (self.kind, self.imports) {
+            (_, Some(quant)) => format!("-of-{}", quant.name()),
+            (Kind::Llama, None) => String::new(),
+            (Kind::Seed, None) => "-seed".to_owned(),
         };
         let name = format!("{}{kind}-{}.bttt", job.shape.name(), self.weights);
         self.workshop.model(&name)
+    }
+
+    /// Imports the peer's file and says how fast that was and how much memory it took.
+    fn import(&self, job: &Job, quant: Quant, model: &Path) -> Result<()> {
+        let file = file_name(job.shape, Architecture::Bitnet, quant);
+        let mut import = command(self.program);
+        import.args(["import", "gguf", "--json", "--no-tokenizer"]);
+        import.args(["--embedding", "i8", "--weights", self.weights]);
+        import.arg(self.workshop.model(&file));
+        import.arg("--out").arg(model);
+        let before = Ticks::now();
+        let (json, well) = output_within(&mut import, LIMIT)?;
+        ensure!(well, "`bitttt import` failed");
+        let report: Import =
+            serde_json::from_str(&json).context("cannot read what `bitttt import` printed")?;
+        let others = before.zip(Ticks::now());
+        let others = others.map_or(0.0, |(before, after)| after.others_since(before));
+        eprintln!(
+            "imported {file}: {report}, others took {:.0}% of the cores",
+            others * 100.0
+        );
+        Ok(())
     }
 }
 
@@ -66,6 +95,9 @@ impl Engine for Ours<'_> {
         let model = self.model(job);
         if age(&model) > age(self.program) {
             return Ok(());
+        }
+        if let Some(quant) = self.imports {
+            return self.import(job, quant, &model);
         }
         let mut synth = command(self.program);
         synth.args(["synth", "--weights", self.weights]);
@@ -102,6 +134,30 @@ fn seed_shape(dims: &Dims) -> String {
          conv = false\nanchor_decay = false\ntie_embeddings = false\n",
         4 * width
     )
+}
+
+/// What we read of `bitttt import --json`.
+#[derive(Deserialize)]
+struct Import {
+    source_bytes: u64,
+    bytes: u64,
+    seconds: f64,
+    peak_memory_bytes: Option<u64>,
+}
+
+impl std::fmt::Display for Import {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let peak = self.peak_memory_bytes.unwrap_or_default();
+        write!(
+            out,
+            "{:.2} GB to {:.2} GB in {:.1} s ({:.2} GB/s), peak memory {:.0} MB",
+            self.source_bytes as f64 / 1e9,
+            self.bytes as f64 / 1e9,
+            self.seconds,
+            self.source_bytes as f64 / self.seconds / 1e9,
+            peak as f64 / 1e6
+        )
+    }
 }
 
 /// What we read of an entry of `bitttt bench --json`.
