@@ -2,6 +2,8 @@
 
 mod support;
 
+use bitttt_core::Model;
+use bitttt_export::AlignedCopy;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
@@ -69,6 +71,12 @@ impl Checkpoint {
     }
 }
 
+/// What `x.bttt` holds as metadata.
+fn metadata(bench: &Bench) -> Value {
+    let blob = AlignedCopy::of(&std::fs::read(bench.path("x.bttt")).unwrap());
+    serde_json::from_str(Model::from_bytes(blob.bytes()).unwrap().metadata()).unwrap()
+}
+
 /// Imports what `change` makes of a fixture and expects one line with `words`, and no file.
 fn refuses(kind: &str, name: &str, change: impl FnOnce(&mut Checkpoint), words: &[&str]) {
     let bench = Bench::new();
@@ -118,8 +126,7 @@ fn every_kind_becomes_a_blob_that_runs_and_the_report_says_what_it_holds() {
         assert_eq!(report["tokenizer"], false);
         let inspected = bench.json("inspect x.bttt");
         assert_eq!(inspected["fingerprint"], report["fingerprint"]);
-        let metadata: Value =
-            serde_json::from_str(inspected["metadata"].as_str().unwrap()).unwrap();
+        let metadata = metadata(&bench);
         assert_eq!(metadata["source"], kind);
     }
 }
@@ -182,22 +189,22 @@ fn tokenizer_template_and_stop_tokens_come_along() {
         "chat_template": [{"name": "tool", "template": "no"}, {"name": "default", "template": "{{ messages }}"}]});
     bench.write("x/tokenizer_config.json", own.to_string());
     bench.write("x/generation_config.json", r#"{"eos_token_id": [2, 7]}"#);
-    let metadata = |bench: &Bench| -> Value {
+    let imported = |bench: &Bench| -> Value {
         let report = bench.json("import hf-bitnet x --out x.bttt");
         assert_eq!(
             (&report["tokenizer"], &report["chat_template"]),
             (&json!(true), &json!(true))
         );
-        let text = bench.json("inspect x.bttt")["metadata"].clone();
-        serde_json::from_str(text.as_str().unwrap()).unwrap()
+        metadata(bench)
     };
     assert_eq!(
-        metadata(&bench),
+        imported(&bench),
         json!({"source": "hf-bitnet", "tokenizer": tokenizer, "chat_template": "{{ messages }}", "bos_token": "<s>",
             "eos_token": "<|eot|>", "add_bos": true, "stop": [2, 7, 9]})
     );
     bench.write("x/chat_template.jinja", "of its own file");
-    assert_eq!(metadata(&bench)["chat_template"], "of its own file");
+    assert_eq!(imported(&bench)["chat_template"], "of its own file");
+    std::fs::remove_file(bench.path("x.bttt")).unwrap();
     bench.write("x/tokenizer.json", "{");
     refuses_in(
         &bench,
@@ -321,8 +328,8 @@ fn tensors_that_do_not_fit_the_config_are_named() {
         &["layers.1.", "no part of such a model"],
     );
     packed(
-        |x| x.config["num_hidden_layers"] = json!(3),
-        &["layers.2.", "missing"],
+        |x| x.config["num_hidden_layers"] = json!(4),
+        &["layers.3.", "missing"],
     );
     packed(
         |x| x.config["vocab_size"] = json!(100),
@@ -396,6 +403,13 @@ fn config_fields_that_cannot_be_represented_are_refused_by_name() {
     ttt("ttt_layer_type", json!("other"), &["linear", "mlp"]);
     ttt("tie_word_embeddings", json!(true), &["lm_head.weight"]);
     ttt("mini_batch_size", json!(70000), &["70000"]);
+    let fewer = |x: &mut Checkpoint| x.config["num_layers"] = json!(1);
+    refuses(
+        "bit-llama",
+        "bit_llama",
+        fewer,
+        &["layers.1.", "no part of such a model"],
+    );
     refuses_field("bit-llama", "bit_llama", "hidden_dim", json!(37), &["37"]);
     refuses_field(
         "bit-llama",

@@ -16,9 +16,6 @@ pub(crate) struct Block<'m, 'a> {
 /// Views of what a TTT-Linear or TTT-MLP mixer learns by.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ttt<'a> {
-    /// Absent where a head has one rate.
-    pub lr: Option<Floats<'a>>,
-    pub lr_bias: &'a [f32],
     pub tau: &'a [f32],
     pub ln_scale: &'a [f32],
     pub ln_bias: &'a [f32],
@@ -77,18 +74,25 @@ impl<'m, 'a> Block<'m, 'a> {
     #[inline(never)]
     pub fn ttt(&self) -> Option<Ttt<'a>> {
         Some(Ttt {
-            lr: self.floats(Role::Lr),
-            lr_bias: self.vector(Role::LrBias)?,
             tau: self.vector(Role::Tau)?,
             ln_scale: self.vector(Role::LnScale)?,
             ln_bias: self.vector(Role::LnBias)?,
-            start: self.both(Role::W0, Role::U0),
+            start: self.start(),
             decay: self.vector(Role::Decay),
-            second: if Mixer::TttMlp.is_built() {
-                self.both(Role::W1, Role::U1)
-            } else {
-                None
-            },
+            second: self.second_start(),
         })
+    }
+
+    /// `W0` and `u0` of such a mixer; nothing where they are the identity and zeros.
+    pub fn start(&self) -> Option<[Floats<'a>; 2]> {
+        self.both(Role::W0, Role::U0)
+    }
+
+    /// `W1` and `u1` of TTT-MLP.
+    pub fn second_start(&self) -> Option<[Floats<'a>; 2]> {
+        let second = Mixer::TttMlp
+            .is_built()
+            .then(|| self.both(Role::W1, Role::U1));
+        second.flatten()
     }
 }

@@ -6,6 +6,7 @@ use crate::kernel::parallel::{nothing, split_tokens};
 use crate::workspace::{Pass, Workspace};
 
 /// Runs `n` tokens: `space.x` holds the normed input and receives the result.
+#[cfg_attr(bitttt_micro, inline(never))]
 pub(crate) fn forward(block: &Block<'_, '_>, pass: &Pass<'_>, space: &mut Workspace<'_>) {
     let config = pass.config;
     let (d_model, d_ffn) = (config.d_model as usize, (config.d_ffn as usize).max(1));
@@ -13,9 +14,8 @@ pub(crate) fn forward(block: &Block<'_, '_>, pass: &Pass<'_>, space: &mut Worksp
     let n = pass.tokens * d_ffn;
     let (gate, rest) = space.hidden.split_at_mut(n.min(space.hidden.len()));
     let (up, _) = rest.split_at_mut(n.min(rest.len()));
-    let (w_gate, w_up) = (block.own(Role::FfnGate), block.own(Role::FfnUp));
-    let products = [(&w_gate, &mut *gate), (&w_up, &mut *up)];
-    pass.matmul(&space.quantised, space.x, products);
+    let products = [(Role::FfnGate, &mut *gate), (Role::FfnUp, &mut *up)];
+    pass.matmul(block, &space.quantised, space.x, products);
     let rows = [(&mut *gate, d_ffn), (up, d_ffn), nothing()];
     split_tokens(pass.parallel, pass.tokens, rows, &|_, [gate, up, _]| {
         pass.backend.activate(gate, up, config.activation);
@@ -24,6 +24,6 @@ pub(crate) fn forward(block: &Block<'_, '_>, pass: &Pass<'_>, space: &mut Worksp
         pass.rms_norm(gate, gain);
     }
     pass.quantise(&mut space.quantised, gate, d_ffn);
-    let down = block.own(Role::FfnDown);
-    pass.matmul(&space.quantised, gate, [(&down, &mut *space.x)]);
+    let down = [(Role::FfnDown, &mut *space.x)];
+    pass.matmul(block, &space.quantised, gate, down);
 }

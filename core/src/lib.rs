@@ -20,11 +20,14 @@
 //! # }
 //! ```
 #![no_std]
-// what only a mixer or a feature uses that is left out
+// what only a part uses that is left out
 #![cfg_attr(
     not(all(
         feature = "attention",
+        feature = "bpe",
+        feature = "floats",
         feature = "imported",
+        feature = "t2",
         feature = "ttt-lite",
         feature = "ttt-mlp"
     )),

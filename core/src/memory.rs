@@ -14,10 +14,14 @@ use crate::kernel::TABLE_WORDS;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Batch {
     tokens: usize,
-    context: Option<usize>,
+    /// [`Self::OF_MODEL`], or room for so many.
+    context: usize,
 }
 
 impl Batch {
+    /// The model's own figure.
+    const OF_MODEL: usize = usize::MAX;
+
     /// One token at a time: the least memory.
     pub const ONE: Self = Self::new(1);
 
@@ -25,7 +29,7 @@ impl Batch {
     pub const fn new(tokens: usize) -> Self {
         Self {
             tokens: if tokens == 0 { 1 } else { tokens },
-            context: None,
+            context: Self::OF_MODEL,
         }
     }
 
@@ -33,7 +37,10 @@ impl Batch {
     /// ([`Config::context`]). Nothing changes for models without such layers.
     pub const fn with_context(self, tokens: usize) -> Self {
         Self {
-            context: Some(tokens),
+            context: match tokens {
+                Self::OF_MODEL => tokens - 1, // as absurd
+                _ => tokens,
+            },
             ..self
         }
     }
@@ -46,8 +53,8 @@ impl Batch {
     /// Tokens that attention layers without a window have room for.
     pub const fn context(self, config: &Config) -> usize {
         match self.context {
-            Some(tokens) => tokens,
-            None => config.context as usize,
+            Self::OF_MODEL => config.context as usize,
+            tokens => tokens,
         }
     }
 }
@@ -151,7 +158,7 @@ impl MemoryPlan {
             n.saturating_mul(projected_words(config, record)),
         );
         self.head = max(self.head, head_words(config, record, n));
-        match record.mixer {
+        match record.kind() {
             Mixer::TttLinear | Mixer::TttMlp => {
                 self.rope = (config.mini_batch as usize).saturating_mul(d);
             }
@@ -198,7 +205,7 @@ pub(crate) const TILE: usize = 64;
 /// State of one layer in words: the mixer's heads one after the other, then the last three inputs `[3, D]` of each of
 /// its convolutions, in the order of docs/FORMAT.md.
 pub(crate) const fn layer_state(config: &Config, layer: &LayerConfig, batch: Batch) -> usize {
-    let mixer = match layer.mixer {
+    let mixer = match layer.kind() {
         Mixer::TttLinear | Mixer::TttMlp => {
             (config.n_heads as usize).saturating_mul(head_state(config, layer))
         }
@@ -224,7 +231,7 @@ pub(crate) const fn history_words(config: &Config) -> usize {
 pub(crate) const fn head_state(config: &Config, layer: &LayerConfig) -> usize {
     let (d, m) = (config.d_head() as usize, config.d_inner() as usize);
     let b = config.mini_batch as usize;
-    let (fast, open) = match layer.mixer {
+    let (fast, open) = match layer.kind() {
         Mixer::TttMlp => (
             (2 * d).saturating_mul(m).saturating_add(m + d),
             2 * (d + m) + 1,
@@ -261,7 +268,7 @@ pub(crate) const fn cache_words(config: &Config, layer: &LayerConfig, batch: Bat
 /// Words a token that a mixer keeps between its projections.
 const fn projected_words(config: &Config, layer: &LayerConfig) -> usize {
     let d = config.d_model as usize;
-    let words = match layer.mixer {
+    let words = match layer.kind() {
         Mixer::TttLinear | Mixer::TttMlp => 3 * d,
         Mixer::TttLite => d + 2 * config.d_lite() as usize,
         Mixer::Attention => d + 2 * layer.kv_heads as usize * config.d_head() as usize,
@@ -272,7 +279,7 @@ const fn projected_words(config: &Config, layer: &LayerConfig) -> usize {
 /// Temporaries of one TTT head.
 pub(crate) const fn ttt_temp(config: &Config, layer: &LayerConfig) -> usize {
     let d = config.d_head() as usize;
-    match layer.mixer {
+    match layer.kind() {
         Mixer::TttMlp => 2 * (d + config.d_inner() as usize),
         _ => 2 * d,
     }
@@ -290,7 +297,7 @@ pub(crate) const fn widened_words(config: &Config, layer: &LayerConfig, n: usize
 /// What a layer's heads need besides, for `n` tokens.
 const fn head_words(config: &Config, layer: &LayerConfig, n: usize) -> usize {
     let heads = config.n_heads as usize;
-    match layer.mixer {
+    match layer.kind() {
         Mixer::TttLinear | Mixer::TttMlp => n
             .saturating_add(1)
             .saturating_mul(heads)

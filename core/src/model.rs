@@ -68,6 +68,9 @@ impl Scale<'_> {
     }
 }
 
+/// Whether this build reads [`Floats::F16`]; where not, there are none.
+pub(crate) const HALVES: bool = DType::F16.is_built(false);
+
 /// Floats stored in either width.
 #[derive(Clone, Copy, Debug)]
 pub enum Floats<'a> {
@@ -84,16 +87,18 @@ impl<'a> Floats<'a> {
     pub fn row(self, row: usize, width: usize) -> Self {
         let range = row * width..(row + 1) * width;
         match self {
-            Self::F16(all) => Self::F16(all.get(range).unwrap_or(&[])),
+            Self::F16(all) if HALVES => Self::F16(all.get(range).unwrap_or(&[])),
             Self::F32(all) => Self::F32(all.get(range).unwrap_or(&[])),
+            Self::F16(_) => Self::F16(&[]),
         }
     }
 
     /// Number of elements.
     pub(crate) fn len(self) -> usize {
         match self {
-            Self::F16(all) => all.len(),
+            Self::F16(all) if HALVES => all.len(),
             Self::F32(all) => all.len(),
+            Self::F16(_) => 0,
         }
     }
 
@@ -102,11 +107,12 @@ impl<'a> Floats<'a> {
     #[cfg_attr(not(bitttt_micro), inline(always))]
     pub fn copy_to(self, to: &mut [f32]) {
         match self {
-            Self::F16(from) => to
+            Self::F16(from) if HALVES => to
                 .iter_mut()
                 .zip(from)
                 .for_each(|(to, &bits)| *to = bits.widen()),
             Self::F32(from) => to.iter_mut().zip(from).for_each(|(to, &x)| *to = x),
+            Self::F16(_) => {}
         }
     }
 }
@@ -163,6 +169,7 @@ impl<'a> Model<'a> {
     }
 
     /// The built-in tokenizer, if there is one.
+    #[cfg_attr(bitttt_micro, inline(never))]
     pub fn tokenizer(&self) -> Option<Tokenizer<'a>> {
         Tokenizer::parse(
             self.layout.section(Section::Tokenizer),
@@ -229,10 +236,10 @@ impl<'a> Model<'a> {
             Scale::Tensor(entry.scale)
         };
         let weights = match entry.dtype {
-            DType::T2 => Weights::T2(data, scale),
+            DType::T2 if DType::T2.is_built(true) => Weights::T2(data, scale),
             DType::T5 => Weights::T5(data, scale),
             DType::I8 => Weights::I8(bytemuck::cast_slice(data), self.scales(&entry)),
-            DType::F16 | DType::F32 => Weights::Float(self.floats(entry)),
+            _ => Weights::Float(self.floats(entry)),
         };
         Matrix {
             rows: entry.rows as usize,
@@ -243,7 +250,7 @@ impl<'a> Model<'a> {
 
     pub(crate) fn floats(&self, entry: Entry) -> Floats<'a> {
         match entry.dtype {
-            DType::F16 => Floats::F16(cast(self.data(&entry))),
+            DType::F16 if HALVES => Floats::F16(cast(self.data(&entry))),
             _ => Floats::F32(cast(self.data(&entry))),
         }
     }

@@ -2,20 +2,43 @@
 //!
 //! Needs no memory beyond the logits, which it turns into probabilities in place: thresholds are found by
 //! bisection over the bits of the probabilities instead of sorting. The same seed gives the same tokens everywhere.
+//!
+//! Without the feature `sampling` there is [`Sampler::greedy`] alone.
 
+#[cfg(feature = "sampling")]
 use crate::kernel::Backend;
+#[cfg(feature = "sampling")]
 use rand_pcg::Pcg32;
+#[cfg(feature = "sampling")]
 use rand_pcg::rand_core::Rng;
 
-/// A seeded sampler. Start from [`Sampler::greedy`] or [`Sampler::new`] and narrow it.
+/// A seeded sampler. Start from [`Sampler::greedy`] or `Sampler::new` and narrow it.
 #[derive(Clone, Debug)]
 pub struct Sampler {
+    #[cfg(feature = "sampling")]
     temperature: f32,
+    #[cfg(feature = "sampling")]
     top_k: usize,
+    #[cfg(feature = "sampling")]
     top_p: f32,
+    #[cfg(feature = "sampling")]
     random: Pcg32,
 }
 
+#[cfg(not(feature = "sampling"))]
+impl Sampler {
+    /// Always the most probable token; among equals the lowest.
+    pub fn greedy() -> Self {
+        Self {}
+    }
+
+    /// Chooses a token by its logits `[V]`. NaN counts as impossible; where nothing is possible the answer is token 0.
+    pub fn sample(&mut self, logits: &mut [f32]) -> u32 {
+        argmax(logits)
+    }
+}
+
+#[cfg(feature = "sampling")]
 impl Sampler {
     /// Always the most probable token; among equals the lowest.
     pub fn greedy() -> Self {
@@ -91,11 +114,13 @@ impl Sampler {
 }
 
 /// Probabilities that reach `floor`; for numbers that are not negative the order of the bits is the order.
+#[cfg(feature = "sampling")]
 fn kept(p: &[f32], floor: u32) -> impl Iterator<Item = f32> + '_ {
     p.iter().copied().filter(move |p| p.to_bits() >= floor)
 }
 
 /// Largest `t` in `[low, bits of 1]` for which `enough` holds; it holds at `low` and is monotone.
+#[cfg(feature = "sampling")]
 fn bisect(low: u32, enough: impl Fn(u32) -> bool) -> u32 {
     let (mut low, mut high) = (low, 1.0f32.to_bits());
     while low < high {
@@ -120,5 +145,5 @@ pub fn argmax(logits: &[f32]) -> u32 {
     best.0
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "sampling"))]
 mod tests;

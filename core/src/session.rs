@@ -4,11 +4,11 @@
 //! the same tokens leave the same bits in logits and state.
 
 use crate::block::Block;
-use crate::format::{Config, IMPORTED, Role};
+use crate::format::{Config, DType, IMPORTED, Role};
 use crate::kernel::{Alone, Backend, Parallel};
 use crate::math::{rope_frequency, rope_row};
 use crate::memory::{Batch, MemoryPlan, layer_state};
-use crate::model::{Matrix, Model, Weights};
+use crate::model::{Model, Weights};
 use crate::pieces::Cut;
 use crate::workspace::{Cutter, Pass, Workspace};
 use crate::{ffn, kernel::lanes, mixer};
@@ -91,6 +91,7 @@ pub struct Session<'m, 's> {
     pub(crate) model: Model<'m>,
     plan: MemoryPlan,
     backend: Backend,
+    #[cfg(feature = "threads")]
     parallel: &'s dyn Parallel,
     pub(crate) batch: Batch,
     learning: Learning,
@@ -98,8 +99,8 @@ pub struct Session<'m, 's> {
     scratch: &'s mut [f32],
     pub(crate) position: u64,
     pub(crate) dropped: u32,
-    /// Tokens that the layers without a window have room for, if there are such layers.
-    capacity: Option<usize>,
+    /// Tokens that the layers without a window have room for; `usize::MAX` where there are no such layers.
+    capacity: usize,
     /// Places of a cache from here on are zeros.
     pub(crate) touched: u64,
 }
@@ -142,6 +143,7 @@ impl<'m, 's> Session<'m, 's> {
             model,
             plan,
             backend,
+            #[cfg(feature = "threads")]
             parallel: &Alone,
             batch,
             learning: Learning::On,
@@ -221,7 +223,8 @@ impl<'m, 's> Session<'m, 's> {
         Ok(())
     }
 
-    /// Lends the session threads. Without it it runs on its caller's alone; the results are the same bits.
+    /// Lends the session threads (feature `threads`). Without it it runs on its caller's alone; the results are the same bits.
+    #[cfg(feature = "threads")]
     pub fn set_parallel(&mut self, parallel: &'s dyn Parallel) {
         self.parallel = parallel;
     }
@@ -264,6 +267,14 @@ impl<'m, 's> Session<'m, 's> {
         digest.finalize()
     }
 
+    /// Whoever runs parts of the work.
+    fn helpers(&self) -> &'s dyn Parallel {
+        #[cfg(feature = "threads")]
+        return self.parallel;
+        #[cfg(not(feature = "threads"))]
+        &Alone
+    }
+
     /// Whether these tokens can be read now: what [`Session::prefill`] asks before it reads.
     ///
     /// # Errors
@@ -280,11 +291,13 @@ impl<'m, 's> Session<'m, 's> {
     fn check_context(&self, tokens: usize) -> Result<(), SessionError> {
         let end = self.position.saturating_add(tokens as u64);
         match self.capacity {
-            Some(capacity) if end > capacity as u64 => Err(SessionError::Context {
-                capacity,
-                position: self.position,
-                tokens,
-            }),
+            capacity if capacity != usize::MAX && end > capacity as u64 => {
+                Err(SessionError::Context {
+                    capacity,
+                    position: self.position,
+                    tokens,
+                })
+            }
             _ => Ok(()),
         }
     }
@@ -293,13 +306,13 @@ impl<'m, 's> Session<'m, 's> {
     #[cfg_attr(bitttt_micro, inline(never))]
     fn pass(&mut self, tokens: &[u32]) {
         self.fill_angles(tokens.len());
+        let parallel = self.helpers();
         let Self {
             model,
             state,
             scratch,
             plan,
             backend,
-            parallel,
             learning,
             dropped,
             batch,
@@ -309,14 +322,14 @@ impl<'m, 's> Session<'m, 's> {
         let pass = Pass {
             config,
             backend,
-            parallel: *parallel,
+            parallel,
             tokens: tokens.len(),
             position: self.position,
             batch: *batch,
             learning: *learning == Learning::On,
         };
         let mut space = Workspace::cut(scratch, plan, config, tokens.len());
-        embed(&model.embed(), tokens, space.h);
+        embed(model, tokens, space.h);
         for_each_layer(model, *batch, state, |block, state, _| {
             let (state, ffn_history) = mixer::split_history(config, block.record.ffn_conv, state);
             let state = match block.record.pre_conv {
@@ -325,10 +338,10 @@ impl<'m, 's> Session<'m, 's> {
                 }
                 _ => state,
             };
-            pass.normed(space.h, space.x, block.gain(Role::MixerNorm));
+            pass.normed(block, Role::MixerNorm, space.h, space.x);
             *dropped = dropped.saturating_add(mixer::forward(block, &pass, state, &mut space));
             backend.add(space.h, space.hidden);
-            pass.normed(space.h, space.x, block.gain(Role::FfnNorm));
+            pass.normed(block, Role::FfnNorm, space.h, space.x);
             pass.convolve(space.x, ffn_history, block.floats(Role::FfnConv));
             ffn::forward(block, &pass, &mut space);
             backend.add(space.h, space.x);
@@ -339,18 +352,19 @@ impl<'m, 's> Session<'m, 's> {
     /// Logits after token `t` of the `n` in the last pass.
     #[cfg_attr(bitttt_micro, inline(never))]
     fn head(&mut self, n: usize, t: usize) {
-        let (config, backend) = (*self.model.config(), self.backend);
+        let (parallel, backend) = (self.helpers(), self.backend);
+        let config = self.model.config();
         let d_model = config.d_model as usize;
-        let mut space = Workspace::cut(self.scratch, &self.plan, &config, n);
+        let mut space = Workspace::cut(self.scratch, &self.plan, config, n);
         let row = space.h.get(t * d_model..(t + 1) * d_model).unwrap_or(&[]);
         let Some(x) = space.x.get_mut(..d_model) else {
             return;
         };
         lanes::copy(x, row);
         backend.rms_norm(x, self.model.norm(), config.norm_eps);
-        space.quantised.fill(backend, self.parallel, x, d_model);
+        space.quantised.fill(backend, parallel, x, d_model);
         backend.matmul(
-            self.parallel,
+            parallel,
             &space.quantised.view(),
             x,
             [(&self.model.head(), space.logits)],
@@ -363,6 +377,7 @@ impl<'m, 's> Session<'m, 's> {
     }
 
     /// What of the rotary angles does not depend on the tokens.
+    #[cfg_attr(bitttt_micro, inline(never))]
     fn fill_rope(&mut self) {
         let config = *self.model.config();
         let d = (config.d_head() as usize).max(1);
@@ -378,6 +393,7 @@ impl<'m, 's> Session<'m, 's> {
     }
 
     /// Rotary angles of the next `n` tokens.
+    #[cfg_attr(bitttt_micro, inline(never))]
     fn fill_angles(&mut self, n: usize) {
         let d = (self.model.config().d_head() as usize).max(1);
         let mut cutter = Cutter(&mut *self.scratch);
@@ -394,12 +410,14 @@ impl<'m, 's> Session<'m, 's> {
     }
 }
 
-/// Tokens that there is room for, if some layer remembers all of them.
-fn capacity(model: &Model<'_>, batch: Batch) -> Option<usize> {
-    (0..model.config().n_layers)
-        .filter_map(|layer| model.layer_config(layer).ok())
-        .any(|record| record.needs_context())
-        .then(|| batch.context(model.config()))
+/// Tokens that there is room for, if some layer remembers all of them; else `usize::MAX`.
+fn capacity(model: &Model<'_>, batch: Batch) -> usize {
+    let mut layers =
+        (0..model.config().n_layers).filter_map(|layer| model.layer_config(layer).ok());
+    match layers.any(|record| record.needs_context()) {
+        true => batch.context(model.config()),
+        false => usize::MAX,
+    }
 }
 
 /// Walks blocks together with their slices of the state.
@@ -411,14 +429,20 @@ fn for_each_layer<'m>(
 ) {
     let config = model.config();
     let mut cutter = Cutter(state);
-    for block in (0..config.n_layers).map_while(|layer| model.block(layer)) {
+    for layer in 0..config.n_layers {
+        // by reference: to move it out takes its size again of a device's stack
+        let Some(block) = &model.block(layer) else {
+            return;
+        };
         let own = cutter.take(layer_state(config, &block.record, batch));
-        run(&block, own, config);
+        run(block, own, config);
     }
 }
 
 /// Rows of the embedding `[n, D]`.
-fn embed(table: &Matrix<'_>, tokens: &[u32], h: &mut [f32]) {
+#[cfg_attr(bitttt_micro, inline(never))]
+fn embed(model: &Model<'_>, tokens: &[u32], h: &mut [f32]) {
+    let table = model.embed();
     let d = table.cols.max(1);
     for (&token, h) in tokens.iter().zip(h.pieces_mut(d)) {
         let token = token as usize;
@@ -430,8 +454,8 @@ fn embed(table: &Matrix<'_>, tokens: &[u32], h: &mut [f32]) {
                     .zip(row)
                     .for_each(|(h, &code)| *h = f32::from(code) * scale);
             }
-            Weights::Float(all) => all.row(token, d).copy_to(h),
-            Weights::T2(..) | Weights::T5(..) => {} // refused by the table check
+            Weights::Float(all) if DType::F32.is_built(true) => all.row(token, d).copy_to(h),
+            _ => {} // refused when the model was read
         }
     }
 }

@@ -286,7 +286,7 @@ impl Session<'_, '_> {
         let records = (0..config.n_layers).filter_map(|layer| self.model.layer_config(layer).ok());
         records.into_iter().all(|record| {
             let all = layer_state(config, &record, self.batch);
-            let halves = match record.mixer {
+            let halves = match record.kind() {
                 Mixer::Attention if !record.kv_f32 => all - histories_words(config, &record),
                 _ => 0,
             };

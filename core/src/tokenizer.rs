@@ -24,6 +24,9 @@ pub mod field {
     pub const FLAGS: usize = 12;
 }
 
+/// Whether this build has tokenizers with merges.
+const BPE: bool = cfg!(feature = "bpe");
+
 /// Flag: the section is an alphabet.
 pub const ALPHABET: u32 = 1;
 /// What the unknown token of an alphabet decodes to: U+FFFD.
@@ -71,6 +74,12 @@ impl<'a> Tokenizer<'a> {
             return Err(BlobError::Tokenizer("tokens"));
         }
         match u32_at(section, field::FLAGS) {
+            0 if !BPE => {
+                return Err(BlobError::LeftOut {
+                    what: "a tokenizer with merges",
+                    feature: "bpe",
+                });
+            }
             0 => {}
             ALPHABET => return Self::parse_alphabet(section, tokens),
             _ => return Err(BlobError::Tokenizer("flags")),
@@ -134,6 +143,11 @@ impl<'a> Tokenizer<'a> {
         self.tokens
     }
 
+    /// Whether its tokens are single bytes and a sign for all others.
+    pub fn is_alphabet(&self) -> bool {
+        self.alphabet
+    }
+
     /// Number of merges.
     pub fn merges(&self) -> usize {
         self.merges.len() / if self.width == 2 { 8 } else { 16 }
@@ -144,7 +158,7 @@ impl<'a> Tokenizer<'a> {
         if token >= self.tokens {
             return &[];
         }
-        if self.alphabet {
+        if self.alphabet || !BPE {
             let at = (token as usize).wrapping_sub(1);
             return match (self.text.get(at..at.saturating_add(1)), token) {
                 (Some(byte), _) => byte,
@@ -165,7 +179,11 @@ impl<'a> Tokenizer<'a> {
     ///
     /// # Errors
     /// [`EncodeError::Buffer`].
+    #[cfg_attr(bitttt_micro, inline(never))]
     pub fn encode(&self, text: &[u8], out: &mut [u32]) -> Result<usize, EncodeError> {
+        if self.alphabet || !BPE {
+            return self.encode_bytes(text, out);
+        }
         let mut rest = text;
         let mut len = 0;
         while !rest.is_empty() {
@@ -178,19 +196,21 @@ impl<'a> Tokenizer<'a> {
                 .ok_or(EncodeError::Buffer)?;
             room.iter_mut()
                 .zip(piece)
-                .for_each(|(id, &byte)| *id = self.byte_id(byte));
+                .for_each(|(id, &byte)| *id = self.id(self.byte_ids, usize::from(byte)));
             len += self.merge(room);
             rest = after;
         }
         Ok(len)
     }
 
-    fn byte_id(&self, byte: u8) -> u32 {
-        if !self.alphabet {
-            return self.id(self.byte_ids, usize::from(byte));
+    /// The letters of an alphabet, one token each.
+    fn encode_bytes(&self, text: &[u8], out: &mut [u32]) -> Result<usize, EncodeError> {
+        let room = out.get_mut(..text.len()).ok_or(EncodeError::Buffer)?;
+        for (id, byte) in room.iter_mut().zip(text) {
+            let found = self.text.binary_search(byte);
+            *id = found.unwrap_or(self.text.len()) as u32 + 1;
         }
-        let found = self.text.binary_search(&byte);
-        found.unwrap_or(self.text.len()) as u32 + 1
+        Ok(text.len())
     }
 
     /// Applies merges in order of rank, leftmost first, until none applies; returns the new length.

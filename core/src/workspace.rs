@@ -1,11 +1,14 @@
 //! A session's scratch memory, cut for one pass.
 
-use crate::format::{Config, IMPORTED};
+use crate::block::Block;
+use crate::format::{Config, IMPORTED, Role};
 use crate::kernel::parallel::{Shared, nothing, split_tokens};
 use crate::kernel::{Backend, Parallel, Quantised, lanes};
 use crate::math::modulo;
 use crate::memory::{Batch, MemoryPlan, padded};
-use crate::model::{Floats, Matrix};
+use crate::model::Floats;
+#[cfg(feature = "threads")]
+use crate::model::Matrix;
 use crate::pieces::Cut;
 
 /// What a pass over `n` tokens needs to know.
@@ -23,16 +26,44 @@ pub(crate) struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    /// Matrices times the same activations, see [`Backend::matmul`].
-    #[cfg_attr(bitttt_micro, inline(never))]
+    /// A block's matrices times the same activations, see [`Backend::matmul`]. One hand-off to the threads for all of them;
+    /// without threads one after the other, which takes less stack.
+    #[inline(always)]
     pub fn matmul<const N: usize>(
         &self,
+        block: &Block<'_, '_>,
         quantised: &Activations<'_>,
         x: &[f32],
-        products: [(&Matrix<'_>, &mut [f32]); N],
+        products: [(Role, &mut [f32]); N],
     ) {
+        #[cfg(feature = "threads")]
+        {
+            let matrices = products.each_ref().map(|(role, _)| block.own(*role));
+            let mut own = matrices.iter();
+            let products = products.map(|(_, out)| (own.next().unwrap_or(&Matrix::EMPTY), out));
+            self.backend
+                .matmul(self.parallel, &quantised.view(), x, products);
+        }
+        #[cfg(not(feature = "threads"))]
+        for (role, out) in products {
+            self.product(block, quantised, x, role, out);
+        }
+    }
+
+    /// One matrix times activations.
+    #[cfg(not(feature = "threads"))]
+    #[cfg_attr(bitttt_micro, inline(never))]
+    fn product(
+        &self,
+        block: &Block<'_, '_>,
+        quantised: &Activations<'_>,
+        x: &[f32],
+        role: Role,
+        out: &mut [f32],
+    ) {
+        let matrix = block.own(role);
         self.backend
-            .matmul(self.parallel, &quantised.view(), x, products);
+            .matmul(self.parallel, &quantised.view(), x, [(&matrix, out)]);
     }
 
     /// Quantises `x [n, width]`, see [`Activations::fill`].
@@ -55,10 +86,11 @@ impl Pass<'_> {
         );
     }
 
-    /// `x = RMSNorm(h)` for rows of `h [n, D]`.
-    pub fn normed(&self, h: &[f32], x: &mut [f32], gain: Floats<'_>) {
+    /// `x = RMSNorm(h)` for rows of `h [n, D]`, with a block's gains.
+    #[cfg_attr(bitttt_micro, inline(never))]
+    pub fn normed(&self, block: &Block<'_, '_>, gain: Role, h: &[f32], x: &mut [f32]) {
         lanes::copy(x, h);
-        self.rms_norm(x, gain);
+        self.rms_norm(x, block.gain(gain));
     }
 
     /// Causal convolution of the rows of `x [n, D]`, where there is one; `history` is `[3, D]`.

@@ -1,6 +1,48 @@
-//! Whether stored elements are values that `Model::verify` accepts.
+//! Whether stored elements are values that `Model::verify` accepts, and whether a written file is what was written.
 
 use bitttt_core::format::DType;
+use bitttt_core::format::header::{HEADER_BYTES, SECTION_BYTES, field, section_field};
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+
+/// Bytes that are read back at once.
+const RUN: usize = 1 << 20;
+
+/// Whether the sections of a finished blob have the checksums of its section table, reading it back in small runs: a
+/// memory map would do, but count as memory of the process. The header is for `Model::from_bytes` to check.
+///
+/// # Errors
+/// A file that cannot be read.
+pub fn checksums_are_right(mut file: &File) -> io::Result<bool> {
+    let mut header = [0; HEADER_BYTES];
+    file.seek(SeekFrom::Start(0))?;
+    file.read_exact(&mut header)?;
+    let mut table =
+        vec![0; number(&header, field::SECTION_COUNT, 4) as usize % 256 * SECTION_BYTES];
+    file.read_exact(&mut table)?;
+    let mut run = vec![0; RUN];
+    for entry in table.chunks(SECTION_BYTES) {
+        file.seek(SeekFrom::Start(number(entry, section_field::OFFSET, 8)))?;
+        let mut left = number(entry, section_field::BYTES, 8);
+        let mut digest = crc32fast::Hasher::new();
+        while left > 0 {
+            let part = &mut run[..left.min(RUN as u64) as usize];
+            file.read_exact(part)?;
+            digest.update(part);
+            left -= part.len() as u64;
+        }
+        if u64::from(digest.finalize()) != number(entry, section_field::CRC, 4) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// The little-endian number of `bytes` bytes at `at`.
+fn number(of: &[u8], at: usize, bytes: usize) -> u64 {
+    let digits = of[at..at + bytes].iter().rev();
+    digits.fold(0, |number, &byte| number << 8 | u64::from(byte))
+}
 
 /// Checks whole elements.
 pub fn all_valid(bytes: &[u8], dtype: DType) -> bool {
@@ -32,6 +74,36 @@ pub fn all_valid(bytes: &[u8], dtype: DType) -> bool {
 mod tests {
     use super::*;
     use crate::pack::random_codes;
+    use crate::random::{FULL_LAYER, small_config};
+    use crate::{BlobWriter, Outline, synth};
+    use std::io::Write;
+
+    #[test]
+    fn a_bit_that_turned_in_any_section_is_found() {
+        let config = small_config();
+        let layers = vec![FULL_LAYER; config.n_layers as usize];
+        let outline = Outline {
+            config: &config,
+            layers: &layers,
+            tokenizer: None,
+            metadata: "{}",
+        };
+        let out = io::Cursor::new(Vec::new());
+        let mut writer = BlobWriter::new(out, "x".as_ref(), &outline).unwrap();
+        synth::fill(&mut writer, DType::T2, 0, |_| {}).unwrap();
+        let blob = writer.finish().unwrap().into_inner();
+        let right = |blob: &[u8]| {
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(blob).unwrap();
+            checksums_are_right(&file).unwrap()
+        };
+        assert!(right(&blob));
+        for at in [192, blob.len() / 2, blob.len() - 1] {
+            let mut damaged = blob.clone();
+            damaged[at] ^= 1;
+            assert!(!right(&damaged), "{at}");
+        }
+    }
 
     #[test]
     fn exactly_the_codes_of_three_values_are_valid() {

@@ -8,6 +8,7 @@
 
 pub mod blueprint;
 mod check;
+pub mod device;
 mod error;
 pub mod import;
 pub mod pack;
@@ -19,6 +20,7 @@ pub mod tokenizer;
 mod write;
 
 pub use blueprint::{Blueprint, TensorData};
+pub use check::checksums_are_right;
 pub use error::ExportError;
 pub use save::save_atomically;
 pub use stream::{BlobWriter, Outline};

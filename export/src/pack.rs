@@ -11,10 +11,8 @@ pub fn pack_row(trits: &[i8], dtype: DType) -> Option<Vec<u8>> {
 
 /// Appends rows of `cols` weights -1, 0, 1 to `out`; `None` if a weight is something else.
 pub fn pack_rows(trits: &[i8], cols: usize, dtype: DType, out: &mut Vec<u8>) -> Option<()> {
-    if !trits
-        .iter()
-        .fold(true, |valid, t| valid & (-1..=1).contains(t))
-    {
+    let digits = trits.iter().map(|t| t.wrapping_add(1) as u8);
+    if digits.fold(0, u8::max) > 2 {
         return None;
     }
     let planes = planes_of(dtype);
@@ -29,8 +27,7 @@ fn planes_of(dtype: DType) -> usize {
     if dtype == DType::T5 { 5 } else { 4 }
 }
 
-/// Byte `j` of a block of `s` bytes holds the weights `j, j + s, j + 2 s, …`; weights past the end are 0. Plane by
-/// plane over all bytes, which compilers turn into vector instructions.
+/// Byte `j` of a block of `s` bytes holds the weights `j, j + s, j + 2 s, …`; weights past the end are 0.
 fn pack_block(block: &[i8], dtype: DType, out: &mut Vec<u8>) {
     let stride = block.len().div_ceil(planes_of(dtype));
     let start = out.len();
@@ -38,19 +35,27 @@ fn pack_block(block: &[i8], dtype: DType, out: &mut Vec<u8>) {
     let bytes = &mut out[start..];
     for plane in 0..planes_of(dtype) {
         let weights = block.get(plane * stride..).unwrap_or(&[]);
-        let (held, past) = bytes.split_at_mut(weights.len().min(stride));
-        let digit = |byte: u8, weight: i8| match dtype {
-            DType::T5 => byte * 3 + (weight + 1) as u8,
-            _ => byte | ((weight + 1) as u8) << (2 * plane),
-        };
-        for (byte, &weight) in held.iter_mut().zip(weights) {
-            *byte = digit(*byte, weight);
+        match dtype {
+            DType::T5 => add_plane(bytes, weights, |byte, digit| {
+                byte.wrapping_mul(3).wrapping_add(digit)
+            }),
+            _ => add_plane(bytes, weights, |byte, digit| byte | digit << (2 * plane)),
         }
-        past.iter_mut().for_each(|byte| *byte = digit(*byte, 0));
     }
     if dtype == DType::T5 {
         bytes.iter_mut().for_each(|byte| *byte = stretch(*byte));
     }
+}
+
+/// One plane over all bytes; where it has no more weights they are 0. Nothing in the loop can fail, in debug builds
+/// either, so that compilers turn it into vector instructions.
+#[inline(always)]
+fn add_plane(bytes: &mut [u8], weights: &[i8], add: impl Fn(u8, u8) -> u8) {
+    let (held, past) = bytes.split_at_mut(weights.len().min(bytes.len()));
+    for (byte, &weight) in held.iter_mut().zip(weights) {
+        *byte = add(*byte, weight.wrapping_add(1) as u8);
+    }
+    past.iter_mut().for_each(|byte| *byte = add(*byte, 1));
 }
 
 /// The byte of five digits in base 3: stretched from 243 to 256 values so that a multiplication gets a digit back.

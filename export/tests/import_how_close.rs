@@ -9,8 +9,11 @@ use bitttt_export::import::{bit_llama, hf_bitnet, hf_llama, ttt_lm};
 use import_support::{Reference, agreement, blob, largest_difference, logits, options};
 use std::path::Path;
 
-/// Tokens of a prompt in the references.
-const PROMPT: usize = 200;
+/// Tokens of a prompt in the references: 200, or `IMPORT_PROMPT`.
+fn prompt() -> usize {
+    let chosen = std::env::var("IMPORT_PROMPT").ok();
+    chosen.map_or(200, |tokens| tokens.parse().unwrap())
+}
 
 #[test]
 #[ignore = "needs references, which are too large for the repository"]
@@ -38,7 +41,7 @@ fn line(folder: &Path) {
     let vocabulary = reference.logits.len() / reference.tokens.len();
     let model = open(folder, &options()).unwrap();
     let (blob, _) = blob(&model, &options()).unwrap();
-    let prompts = reference.tokens.chunks(PROMPT);
+    let prompts = reference.tokens.chunks(prompt());
     let all: Vec<f32> = prompts
         .flat_map(|prompt| logits(&blob, prompt, 64))
         .collect();

@@ -58,20 +58,29 @@ fn one_bitt_file_is_the_same_model_as_its_directory() {
     let folder = fixture("bit_llama_wide");
     let read = |name: &str| std::fs::read(folder.join(name)).unwrap();
     let config = String::from_utf8(read("config.json")).unwrap();
-    let header = format!(r#"{{"config": {config}, "tokenizer": {{"model": {{}}}}}}"#);
-    let length = (header.len() as u64).to_le_bytes();
     let tensors = read("model.safetensors");
-    let file = [b"BITT", &length[..], header.as_bytes(), &tensors].concat();
+    let file = |tokenizer: &str| {
+        let header = format!(r#"{{"config": {config}, "tokenizer": {tokenizer}}}"#);
+        let length = (header.len() as u64).to_le_bytes();
+        [b"BITT", &length[..], header.as_bytes(), &tensors].concat()
+    };
     let place = tempfile::tempdir().unwrap();
     let path = place.path().join("model.bitt");
-    std::fs::write(&path, file).unwrap();
+    std::fs::write(&path, file("null")).unwrap();
     let of = |path: &Path| {
         let model = bit_llama::open(path, &options()).unwrap();
         blob(&model, &options()).unwrap().0.bytes().to_vec()
     };
     assert!(of(&path) == of(&folder));
-    let with_text = bit_llama::open(&path, &Options::default()).unwrap();
-    assert!(with_text.metadata.tokenizer.is_some());
+    let of = |tokenizer: &str| {
+        std::fs::write(&path, file(tokenizer)).unwrap();
+        bit_llama::open(&path, &Options::default())
+    };
+    let object = of(r#"{"model": {}}"#).unwrap().metadata.tokenizer;
+    let text = of(r#""{\"model\": {}}""#).unwrap().metadata.tokenizer;
+    assert!(object.is_some() && object == text);
+    let missing = of("null").err().unwrap().to_string();
+    assert!(missing.contains("--no-tokenizer"), "{missing}");
 }
 
 #[test]

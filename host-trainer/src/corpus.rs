@@ -7,7 +7,7 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use crate::engine::evaluate::recall_file;
+use crate::engine::documents::recall_file;
 use crate::rng::Rng;
 use crate::tokenizer::SEPARATOR;
 

@@ -1,12 +1,14 @@
 //! The C library on a board: built for it, linked by a C compiler with a firmware in C, emulated, and compared with
 //! this machine.
 
+use crate::blob;
+use crate::boards::{self, Board};
 use crate::command::{cargo, command, output_within, root, run};
 use crate::elf::Image;
 use crate::firmware::EMULATION_LIMIT;
 use crate::host::{self, Job};
 use crate::report::Report;
-use crate::setup::{program, toolchain};
+use crate::setup::{self, program, toolchain};
 use anyhow::{Context, Result, ensure};
 use bitttt_core::{Batch, MemoryPlan};
 use std::path::{Path, PathBuf};
@@ -14,13 +16,12 @@ use std::path::{Path, PathBuf};
 const TARGET: &str = "thumbv7em-none-eabihf";
 const PROFILE: &str = "firmware";
 const COMPILER: &str = "arm-none-eabi-gcc";
-const EMULATOR: &str = "qemu-system-arm";
 
 /// Sources of the firmware.
 const FOLDER: &str = "bindings/c/examples/cortex-m4";
 
 /// Most bytes of flash that the firmware may take without the blob.
-const FLASH_LIMIT: u64 = 48_000;
+const FLASH_LIMIT: u64 = 45_400;
 
 /// The processor, then the language; the same as in bindings/c/README.md.
 const COMPILER_FLAGS: &[&str] = &[
@@ -41,25 +42,16 @@ const COMPILER_FLAGS: &[&str] = &[
     "-Ibindings/c/include",
 ];
 
-const EMULATOR_FLAGS: &[&str] = &[
-    "-machine",
-    "mps2-an386",
-    "-cpu",
-    "cortex-m4",
-    "-semihosting-config",
-    "enable=on,target=native",
-    "-nographic",
-    "-monitor",
-    "none",
-    "-serial",
-    "null",
-    "-kernel",
-];
+/// The board that it is built for and emulated on.
+fn board() -> &'static Board {
+    let [cortex_m, _] = boards::families();
+    cortex_m
+}
 
 /// Brings what [`firmware`] needs onto the machine, or says what is missing.
 pub fn set_up() -> Result<()> {
     program(COMPILER, "gcc-arm-none-eabi")?;
-    program(EMULATOR, EMULATOR)?;
+    setup::emulator(&board().emulator)?;
     toolchain(TARGET).map(drop)
 }
 
@@ -79,10 +71,10 @@ pub fn firmware(job: &Job<'_>) -> Result<()> {
         engine <= FLASH_LIMIT,
         "flash of the C firmware without the blob is {engine}, above {FLASH_LIMIT}"
     );
-    let (output, success) = output_within(
-        command(EMULATOR).args(EMULATOR_FLAGS).arg(&elf),
-        EMULATION_LIMIT,
-    )?;
+    let runner = board().runner()?;
+    let (emulator, flags) = runner.split_first().context("a runner is a program")?;
+    let (output, success) =
+        output_within(command(emulator).args(flags).arg(&elf), EMULATION_LIMIT)?;
     let report = Report::parse(&output)?;
     ensure!(success, "the C firmware ended with a failure");
     let expected = host::outcome(job)?;
@@ -101,7 +93,13 @@ pub fn firmware(job: &Job<'_>) -> Result<()> {
 /// The static library, built as for firmware.
 fn library() -> Result<PathBuf> {
     let mut build = cargo(&["build", "--package", "bitttt-c", "--lib"]);
-    build.args(["--profile", PROFILE, "--target", TARGET]);
+    build.args([
+        "--profile",
+        PROFILE,
+        "--target",
+        TARGET,
+        "--no-default-features",
+    ]);
     build.args(["--target-dir", "target"]); // whatever this build's is
     toolchain(TARGET)?.apply(&mut build, TARGET);
     run(&mut build)?;
@@ -111,9 +109,7 @@ fn library() -> Result<PathBuf> {
 
 /// One call of the C compiler, from sources to ELF file.
 fn link(job: &Job<'_>, library: &Path) -> Result<PathBuf> {
-    let blob = std::fs::read(job.blob)
-        .with_context(|| format!("cannot read the model {}", job.blob.display()))?;
-    let plan = MemoryPlan::of_blob(&blob, Batch::ONE)?;
+    let plan = MemoryPlan::of_blob(blob::read(job.blob)?.bytes(), Batch::ONE)?;
     let folder = root().join("target/xtask");
     std::fs::create_dir_all(&folder)?;
     let elf = folder.join("cortex-m4-c.elf");

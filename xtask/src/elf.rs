@@ -15,10 +15,35 @@ const PANICS: &[&str] = &[
     "rust_begin_unwind",
 ];
 
+/// Beginnings of names of what a firmware has whatever it runs: vectors, start-up, clock, console, report. What is inlined
+/// counts where it is used, so the functions that drive the engine are not among them.
+const CHIP: &[&str] = &[
+    "Default",
+    "HardFault",
+    "Reset",
+    "SysTick",
+    "__CORE_INTERRUPTS",
+    "__EXCEPTIONS",
+    "__INTERRUPTS",
+    "__RESET_VECTOR",
+    "_start",
+    "<bitttt_cortex_m",
+    "<bitttt_riscv32",
+    "bitttt_cortex_m",
+    "bitttt_firmware::chip",
+    "bitttt_firmware::finish",
+    "bitttt_riscv32",
+    "cortex_m",
+    "main",
+    "riscv",
+];
+
 /// A linked firmware.
 pub struct Image {
     /// Bytes that go into flash, initial values of statics included.
     pub flash_bytes: u64,
+    /// Of them what is the chip's: see [`CHIP`].
+    pub chip_bytes: u64,
     /// Symbols of the panic machinery.
     pub panics: Vec<String>,
     /// Names and bytes of functions and statics.
@@ -43,14 +68,19 @@ impl Image {
             names.len() > 5,
             "it is stripped: no symbols to look through"
         );
+        let symbols: Vec<_> = elf
+            .symbols()
+            .filter(|symbol| symbol.size() > 0)
+            .filter_map(|symbol| sized(&elf, symbol))
+            .collect();
+        let chip = symbols
+            .iter()
+            .filter(|(name, _)| CHIP.iter().any(|chip| name.starts_with(chip)));
         Ok(Self {
             flash_bytes: elf.segments().map(|segment| segment.file_range().1).sum(),
+            chip_bytes: chip.map(|(_, bytes)| bytes).sum(),
             panics: panics(&names),
-            symbols: elf
-                .symbols()
-                .filter(|symbol| symbol.size() > 0)
-                .filter_map(|symbol| sized(&elf, symbol))
-                .collect(),
+            symbols,
         })
     }
 }

@@ -2,6 +2,7 @@
 
 mod kernels;
 mod monitor;
+mod plan;
 mod row;
 mod sizes;
 mod task;
@@ -11,21 +12,29 @@ pub use monitor::run as monitor;
 pub use row::Row;
 
 use crate::blob;
-use crate::boards::{BOARDS, Board};
+use crate::boards::{self, BOARDS, Board};
 use crate::command::{cargo, output_within, root, run as run_command};
 use crate::elf::Image;
 use crate::host::Job;
 use crate::report::Report;
 use crate::setup::{self, Toolchain, toolchain};
-use anyhow::Result;
+use anyhow::{Result, ensure};
+use bitttt_core::format::DType;
 use clap::builder::PossibleValuesParser;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 use task::Task;
 
+/// What else a row has to be.
+type Judge = fn(&Board, &Task<'_>, &mut Row) -> Result<()>;
+
 /// An emulated board runs about 10^8 instructions a second.
 pub const EMULATION_LIMIT: Duration = Duration::from_secs(300);
+
+/// The job whose stack is planned to the byte.
+const PROMPT: &str = "Ada";
+const TOKENS: u16 = 32;
 
 /// Arguments of the command.
 #[derive(clap::Args)]
@@ -41,18 +50,25 @@ pub struct Options {
     #[arg(long, value_name = "FILE")]
     blob: Option<PathBuf>,
     /// Text to start from
-    #[arg(long, value_name = "TEXT", default_value = "Ada")]
+    #[arg(long, value_name = "TEXT", default_value = PROMPT)]
     prompt: String,
     /// Print the flash of each module too
     #[arg(long)]
     sizes: bool,
+    /// Measure all boards with the models of the repository and write firmware-example/measured.json, which `bitttt plan`
+    /// reads
+    #[arg(long, exclusive = true)]
+    record: bool,
     /// Tokens to generate
-    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = TOKENS, value_parser = clap::value_parser!(u16).range(1..))]
     tokens: u16,
 }
 
 /// Runs the boards; false where one is not ok.
 pub fn run(options: &Options) -> Result<bool> {
+    if options.record {
+        return plan::record();
+    }
     let blob = blob::choose(options.blob.as_deref())?;
     let job = Job {
         blob: &blob,
@@ -72,20 +88,25 @@ pub fn run(options: &Options) -> Result<bool> {
     Ok(rows.iter().all(Row::is_ok))
 }
 
-/// Figures of boards, which are also shown on stderr.
+/// Figures of boards, compared with their plans; they are also shown on stderr.
 pub fn all(boards: &[&'static Board], job: &Job<'_>) -> Result<Vec<Row>> {
+    rows(boards, job, plan::compare)
+}
+
+/// Figures of boards; `judge` may add faults.
+fn rows(boards: &[&'static Board], job: &Job<'_>, judge: Judge) -> Result<Vec<Row>> {
     let small = blob::small()?;
     let asked = Task::new(job.clone())?;
     let mut rows = Vec::new();
     for board in boards {
         rows.push(if asked.fits(board) {
-            measure(board, &asked)
+            measure(board, &asked, judge)
         } else {
             let job = Job {
                 blob: &small,
                 ..job.clone()
             };
-            measure(board, &Task::new(job)?)
+            measure(board, &Task::new(job)?, judge)
         });
     }
     eprintln!("{}", row::table(&rows));
@@ -93,10 +114,11 @@ pub fn all(boards: &[&'static Board], job: &Job<'_>) -> Result<Vec<Row>> {
 }
 
 /// One board's figures; whatever goes wrong is a fault in the row.
-fn measure(board: &Board, task: &Task<'_>) -> Row {
+fn measure(board: &Board, task: &Task<'_>, judge: Judge) -> Row {
     eprintln!("--- {}: {}", board.name, task);
     let mut row = Row::new(board.name, task.model());
-    if let Err(fault) = try_measure(board, task, &mut row) {
+    let measured = try_measure(board, task, &mut row);
+    if let Err(fault) = measured.and_then(|()| judge(board, task, &mut row)) {
         row.fault(format!("{fault:#}"));
     }
     row
@@ -128,7 +150,7 @@ pub fn cargo_for(
     let mut cargo = cargo(arguments);
     cargo
         .args(["--release", "--locked"])
-        .args((!board.mixers).then_some("--no-default-features"))
+        .args(board.engine.arguments())
         .arg("--config")
         .arg(board.configuration())
         .arg("--target-dir")
@@ -150,6 +172,33 @@ fn target_folder() -> PathBuf {
 fn binary(board: &Board, name: &str) -> PathBuf {
     let release = target_folder().join(board.target).join("release");
     release.join(name)
+}
+
+/// Shows that the least firmware refuses a model that needs more than it has, instead of running it somehow.
+pub fn refuses() -> Result<()> {
+    let blob = blob::random(DType::T2)?;
+    let job = Job {
+        blob: &blob,
+        prompt: PROMPT,
+        tokens: 1,
+    };
+    let board = boards::minimal();
+    let toolchain = toolchain(board.target)?;
+    let mut cargo = cargo_for(
+        board,
+        toolchain,
+        &job,
+        &["run", "--quiet", "--bin", "generate"],
+    );
+    let (output, success) = output_within(&mut cargo, EMULATION_LIMIT)?;
+    let last = output.lines().last().unwrap_or_default();
+    ensure!(
+        !success && last.starts_with("failed: the blob is damaged, or needs"),
+        "{} does not refuse {}: {last}",
+        board.name,
+        blob.display()
+    );
+    Ok(())
 }
 
 /// What a firmware prints. Cargo becomes the emulator, which the board's configuration names.

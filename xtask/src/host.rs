@@ -1,8 +1,8 @@
 //! What the firmware must come to: the same run on this machine, by every road there is.
 
+use crate::blob;
 use anyhow::{Context, Result, bail};
 use bitttt_core::{Backend, Batch, Model, Sampler, Session, crc32};
-use bitttt_export::AlignedCopy;
 use std::path::Path;
 
 /// A firmware's task.
@@ -30,8 +30,7 @@ pub struct Outcome {
 /// Runs the job on every backend, by steps and with prefill, and refuses to go on if they differ.
 pub fn outcome(job: &Job<'_>) -> Result<Outcome> {
     let file = job.blob.display();
-    let bytes = std::fs::read(job.blob).with_context(|| format!("cannot read the model {file}"))?;
-    let blob = AlignedCopy::of(&bytes);
+    let blob = blob::read(job.blob)?;
     let model =
         Model::from_bytes(blob.bytes()).with_context(|| format!("{file} is not a model"))?;
     model

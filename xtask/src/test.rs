@@ -246,7 +246,7 @@ fn c_firmware() -> Result<()> {
 }
 
 /// The demo, whose weights are `t5`, and a random model in `t2` on every board; one in `t5` that has what the demo has
-/// not on a board of each family.
+/// not, and one with every mixer, on a board of each family.
 fn firmwares() -> Result<()> {
     for board in BOARDS {
         toolchain(board.target)?;
@@ -256,6 +256,8 @@ fn firmwares() -> Result<()> {
     run_on(&all, &blob::choose(None)?)?;
     run_on(&all, &blob::random(DType::T2)?)?;
     run_on(&boards::families(), &blob::random(DType::T5)?)?;
+    run_on(&boards::families(), &blob::mixers()?)?;
+    firmware::refuses()?;
     firmware::monitor()?;
     firmware::kernels(&blob::choose(None)?)
 }

@@ -49,8 +49,8 @@ def loops(session, tokens):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", nargs="?", default=DEMO)
-    parser.add_argument("--tokens", type=int, default=500)
-    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--tokens", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=500)
     arguments = parser.parse_args()
     model = bitttt.Model(arguments.model)
     session = bitttt.Session(model, batch=1, threads=1)

@@ -28,7 +28,6 @@ impl Config {
     #[new]
     #[pyo3(signature = (vocab_size, hidden_dim=128, num_layers=4, inner_lr=1.0, *, train=None, **model))]
     fn new(
-        py: Python<'_>,
         vocab_size: usize,
         hidden_dim: usize,
         num_layers: usize,
@@ -36,7 +35,7 @@ impl Config {
         train: Option<&Bound<'_, PyDict>>,
         model: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Self> {
-        let mut fields = table(py, model)?;
+        let mut fields = table(model)?;
         if let Some((ours, theirs)) = NAMES.iter().find(|(_, name)| fields.contains_key(*name)) {
             return Err(input(format_args!("{theirs} is called {ours} here")));
         }
@@ -59,19 +58,21 @@ impl Config {
         };
         let run = RunConfig {
             model,
-            train: read::<TrainConfig>("train", table(py, train)?)?,
+            train: read::<TrainConfig>("train", table(train)?)?,
             data: Vec::new(),
         };
         run.validate().or_input()?;
         Ok(Self { run })
     }
 
+    /// Reads a file in TOML.
     #[staticmethod]
     fn load(py: Python<'_>, path: PathBuf) -> PyResult<Self> {
         let run = compute(py, || RunConfig::load(&path))?.or_file()?;
         Ok(Self { run })
     }
 
+    /// All fields.
     fn to_dict<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let fields = serde_json::to_value(&self.run);
         to_python(py, &fields.map_err(anyhow::Error::from).or_input()?)
@@ -118,15 +119,12 @@ fn heads(width: usize) -> usize {
 }
 
 /// A dictionary as the trainer's fields.
-fn table(py: Python<'_>, fields: Option<&Bound<'_, PyDict>>) -> PyResult<Map<String, Value>> {
+fn table(fields: Option<&Bound<'_, PyDict>>) -> PyResult<Map<String, Value>> {
     let Some(fields) = fields else {
         return Ok(Map::new());
     };
-    let text: String = py
-        .import("json")?
-        .call_method1("dumps", (fields,))?
-        .extract()?;
-    serde_json::from_str(&text).map_err(|error| input(format_args!("configuration: {error}")))
+    serde_json::from_str(&to_json(fields)?)
+        .map_err(|error| input(format_args!("configuration: {error}")))
 }
 
 fn read<T: DeserializeOwned>(name: &str, fields: Map<String, Value>) -> PyResult<T> {
@@ -138,4 +136,10 @@ fn read<T: DeserializeOwned>(name: &str, fields: Map<String, Value>) -> PyResult
 pub fn to_python<'py>(py: Python<'py>, value: &Value) -> PyResult<Bound<'py, PyAny>> {
     py.import("json")?
         .call_method1("loads", (value.to_string(),))
+}
+
+/// What `json.dumps` makes of an object.
+pub fn to_json(object: &Bound<'_, PyAny>) -> PyResult<String> {
+    let json = object.py().import("json")?;
+    json.call_method1("dumps", (object,))?.extract()
 }

@@ -32,7 +32,8 @@ impl<T> Refusal<T> for anyhow::Result<T> {
     }
 }
 
-fn one_line(error: &anyhow::Error) -> String {
+/// An error with its causes.
+pub fn one_line(error: &anyhow::Error) -> String {
     format!("{error:#}").replace('\n', " ")
 }
 

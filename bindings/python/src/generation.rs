@@ -3,9 +3,10 @@
 //! A token that is given out has been read by the session: a snapshot taken between two of them goes on from there.
 
 use crate::arrays;
-use crate::error::{input, only_user};
+use crate::error::{Refusal, compute, input, only_user};
 use crate::session::Session;
-use crate::stop::{Stop, Text};
+use crate::stop::Stop;
+use bitttt::engine::text::Written;
 use bitttt_core::Sampler;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
@@ -112,7 +113,7 @@ impl Writer {
     }
 }
 
-/// Tokens of a prompt. At the start of a document text follows the document token, as in training.
+/// Tokens of a prompt. At the start of a document text follows what begins one, as in training.
 fn prompt_tokens(
     py: Python<'_>,
     session: &Session,
@@ -121,18 +122,17 @@ fn prompt_tokens(
     let Ok(text) = prompt.cast::<PyString>() else {
         return arrays::tokens(prompt, session.vocab_size());
     };
+    let text: String = text.extract()?;
     let model = session.model(py);
-    let mut tokens = model.get().encode(py, &text.extract::<String>()?)?;
-    if session.with(|state| Ok(state.look().position()))? == 0 {
-        tokens.insert(0, model.get().document_token());
-    }
-    Ok(tokens)
+    let tokenizer = model.get().words(py)?.tokenizer();
+    let position = session.with(|state| Ok(state.look().position()))?;
+    compute(py, || tokenizer.prompt(&text, position))?.or_input()
 }
 
 /// Text as it is made: an iterator of pieces, each of whole characters.
 #[pyclass(frozen, module = "bitttt")]
 pub struct Generation {
-    inner: Mutex<(Writer, Text)>,
+    inner: Mutex<(Writer, Option<Written>)>,
 }
 
 impl Generation {
@@ -144,11 +144,10 @@ impl Generation {
         stop: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         let model = session.get().model(py);
-        model.get().tokenizer()?;
-        let stop = Stop::of(stop, vec![model.get().document_token()])?;
+        let stop = Stop::of(stop, model.get().words(py)?.stop().to_vec())?;
         let writer = Writer::new(py, session, prompt, options, stop.tokens)?;
         Ok(Self {
-            inner: Mutex::new((writer, Text::new(stop.strings))),
+            inner: Mutex::new((writer, Some(Written::new(&stop.strings)))),
         })
     }
 }
@@ -163,22 +162,21 @@ impl Generation {
         let mut inner = only_user(&self.inner, "generation")?;
         let (writer, text) = &mut *inner;
         let model = writer.session.get().model(py);
-        let tokenizer = model.get().tokenizer()?;
-        loop {
-            let (piece, ends) = match writer.advance(py)? {
-                Some(token) => text.push(tokenizer.decode(token)),
-                None => (text.finish(), false),
+        let tokenizer = model.get().words(py)?.tokenizer();
+        while let Some(written) = text {
+            let piece = match writer.advance(py)? {
+                Some(token) => written.push(tokenizer.decode(token)),
+                None => text.take().map(Written::finish).unwrap_or_default(),
             };
-            if ends {
+            if text.as_ref().is_some_and(Written::stopped) {
                 writer.end = Some("stop");
+                *text = None;
             }
             if !piece.is_empty() {
                 return Ok(Some(piece));
             }
-            if writer.end.is_some() {
-                return Ok(None);
-            }
         }
+        Ok(None)
     }
 
     #[getter]
@@ -212,7 +210,11 @@ impl TokenGeneration {
         stop: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         let model = session.get().model(py);
-        let stop = Stop::of(stop, vec![model.get().document_token()])?;
+        let default = match model.get().words(py) {
+            Ok(words) => words.stop().to_vec(),
+            Err(_) => vec![model.get().document_token()],
+        };
+        let stop = Stop::of(stop, default)?;
         if !stop.strings.is_empty() {
             return Err(input(
                 "tokens do not stop at strings: give tokens to stop at, or use generate",

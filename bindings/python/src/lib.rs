@@ -1,8 +1,8 @@
 //! bitttt for Python: the module `bitttt._bitttt`, whose names the package `bitttt` passes on.
 //!
-//! The data's way through: [`arrays`] turns what Python passes into tokens and logits into arrays; [`model`], [`session`]
-//! and [`generation`] are thin over the types of `bitttt_core`, [`config`] and [`trainer`] over those of the trainer;
-//! [`error`] makes exceptions of refusals and of what should never happen.
+//! The data's way through: [`arrays`] turns what Python passes into tokens and logits into arrays; [`model`] with its
+//! [`words`], [`session`] on its [`state`], and [`generation`] are thin over the types of the engine, [`config`] and
+//! [`trainer`] over those of the trainer; [`error`] makes exceptions of refusals and of what should never happen.
 //!
 //! Invariants: computing holds no interpreter lock, and Python never sees memory that a later call changes.
 
@@ -15,8 +15,10 @@ mod generation;
 mod model;
 mod pools;
 mod session;
+mod state;
 mod stop;
 mod trainer;
+mod words;
 
 use pyo3::prelude::*;
 

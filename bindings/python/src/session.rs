@@ -1,126 +1,20 @@
-//! A session: the core's, with the memory that it runs in.
+//! A session as Python sees it.
 
 use crate::arrays::{self, Out};
 use crate::error::{self, InputError, Refusal, compute, input, only_user};
 use crate::generation::{Generation, Options, TokenGeneration};
 use crate::model::Model;
 use crate::pools;
+use crate::state::{State, in_chunks};
 use bitttt::cmd::machine::{MAX_THREADS, backend as backend_by_name};
-use bitttt::engine::Blob;
-use bitttt::engine::blob::{HOST_BATCH, memory_for};
-use bitttt_core::{Backend, Batch, Learning, SessionError, snapshot};
-use bitttt_threads::{Pool, physical_cores};
+use bitttt::engine::blob::HOST_BATCH;
+use bitttt_core::{Backend, Batch, Learning, snapshot};
+use bitttt_threads::physical_cores;
 use numpy::{PyArray1, PyArray2, PyArrayMethods};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::PyBytes;
-use self_cell::{MutBorrow, self_cell};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
-
-/// Computing that lasts longer is interrupted to look for Ctrl-C.
-const PATIENCE: Duration = Duration::from_millis(50);
-
-/// The core's session, whose lifetimes are those of what it borrows.
-pub type Core<'a> = bitttt_core::Session<'a, 'a>;
-
-/// What a session borrows.
-struct Ground {
-    blob: Arc<Blob>,
-    pool: Arc<Pool>,
-    memory: MutBorrow<Vec<f32>>,
-}
-
-self_cell!(
-    struct Running {
-        owner: Ground,
-        #[covariant]
-        dependent: Core,
-    }
-);
-
-/// A session in its memory, and how often it has been used.
-pub struct State {
-    running: Running,
-    learning: bool,
-    /// Changes with every call that changes the session.
-    pub uses: u64,
-}
-
-impl State {
-    fn new(
-        blob: Arc<Blob>,
-        pool: Arc<Pool>,
-        batch: Batch,
-        backend: Backend,
-    ) -> anyhow::Result<Self> {
-        let memory = MutBorrow::new(memory_for(&blob.model(), batch)?);
-        let ground = Ground { blob, pool, memory };
-        let running = Running::try_new(ground, |ground| {
-            let memory = ground.memory.borrow_mut();
-            let mut session = Core::with_backend(ground.blob.model(), batch, memory, backend)?;
-            session.set_parallel(&*ground.pool);
-            Ok::<_, SessionError>(session)
-        })?;
-        Ok(Self {
-            running,
-            learning: true,
-            uses: 0,
-        })
-    }
-
-    /// Uses the session.
-    pub fn with<T>(&mut self, work: impl FnOnce(&mut Core<'_>) -> T) -> T {
-        self.uses += 1;
-        self.running.with_dependent_mut(|_, session| work(session))
-    }
-
-    /// The session, to look at.
-    pub fn look(&self) -> &Core<'_> {
-        self.running.borrow_dependent()
-    }
-
-    /// Reads tokens and shows the logits that follow the last one.
-    pub fn read<T>(
-        &mut self,
-        py: Python<'_>,
-        tokens: &[u32],
-        batch: usize,
-        show: impl FnOnce(&mut [f32]) -> T,
-    ) -> PyResult<T> {
-        self.look().check(tokens).map_err(error::session)?;
-        self.with(|session| {
-            let (first, last) = tokens.split_at(tokens.len().saturating_sub(batch));
-            in_chunks(py, first, batch, |_, chunk| {
-                session.prefill(chunk).map(drop)
-            })?;
-            let logits = compute(py, || session.prefill(last))?;
-            Ok(show(logits.map_err(error::session)?))
-        })
-    }
-}
-
-/// Gives `read` tokens, with the place of the first, in chunks of whole batches that take about [`PATIENCE`], and looks
-/// for Ctrl-C between them.
-fn in_chunks(
-    py: Python<'_>,
-    tokens: &[u32],
-    batch: usize,
-    mut read: impl FnMut(usize, &[u32]) -> Result<(), SessionError> + Send,
-) -> PyResult<()> {
-    let (mut at, mut size) = (0, batch);
-    while at < tokens.len() {
-        let chunk = &tokens[at..tokens.len().min(at.saturating_add(size))];
-        let start = Instant::now();
-        compute(py, || read(at, chunk))?.map_err(error::session)?;
-        py.check_signals()?;
-        if start.elapsed() < PATIENCE / 2 {
-            size = size.saturating_mul(2);
-        }
-        at += chunk.len();
-    }
-    Ok(())
-}
 
 /// One stream of tokens through a model, which learns as it reads.
 #[pyclass(frozen, module = "bitttt")]
@@ -174,6 +68,7 @@ impl Session {
         Ok(session)
     }
 
+    /// Reads tokens and returns the logits after each of them, [len(tokens), vocab_size].
     #[pyo3(signature = (tokens))]
     fn forward<'py>(
         &self,
@@ -199,6 +94,7 @@ impl Session {
         })
     }
 
+    /// Reads one token and returns the logits that follow, [vocab_size]: a copy, or `out`.
     #[pyo3(signature = (token, out=None))]
     fn step<'py>(
         &self,
@@ -210,6 +106,7 @@ impl Session {
         self.read(py, &[token], out)
     }
 
+    /// Reads tokens and returns the logits that follow the last, [vocab_size]: a copy, or `out`.
     #[pyo3(signature = (tokens, out=None))]
     fn prefill<'py>(
         &self,
@@ -220,6 +117,7 @@ impl Session {
         self.read(py, &arrays::tokens(tokens, self.vocab_size)?, out)
     }
 
+    /// Reads the prompt and returns an iterator over pieces of the text that follows.
     #[pyo3(signature = (prompt, max_tokens=200, *, temperature=0.8, top_k=0, top_p=1.0, seed=0, stop=None))]
     #[allow(clippy::too_many_arguments)] // as many as Python's users give by name
     fn generate(
@@ -243,6 +141,7 @@ impl Session {
         Generation::new(py, slf, prompt, &options, stop)
     }
 
+    /// As `generate`, over tokens; `stop` takes tokens only.
     #[pyo3(signature = (prompt, max_tokens=200, *, temperature=0.8, top_k=0, top_p=1.0, seed=0, stop=None))]
     #[allow(clippy::too_many_arguments)]
     fn generate_tokens(
@@ -266,6 +165,7 @@ impl Session {
         TokenGeneration::new(py, slf, prompt, &options, stop)
     }
 
+    /// What was learned and where the stream is, for `restore` and for `--load-state` of the command.
     fn snapshot<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
         self.with(|state| {
             let session = state.look();
@@ -278,24 +178,29 @@ impl Session {
         })
     }
 
+    /// Goes on from a snapshot of the same model, to the same bits.
     fn restore(&self, py: Python<'_>, snapshot: PyBackedBytes) -> PyResult<()> {
         self.with(|state| {
             compute(py, || state.with(|session| session.restore(&snapshot)))?.map_err(input)
         })
     }
 
+    /// Reads without learning from now on.
     fn freeze(&self) -> PyResult<()> {
         self.set_learning(false)
     }
 
+    /// Learns from now on.
     fn learn(&self) -> PyResult<()> {
         self.set_learning(true)
     }
 
+    /// Forgets everything: the beginning of a document.
     fn reset(&self, py: Python<'_>) -> PyResult<()> {
         self.with(|state| compute(py, || state.with(|session| session.reset())))
     }
 
+    /// Gives its memory back; it cannot be used any more.
     fn close(&self) -> PyResult<()> {
         *only_user(&self.state, "session")? = None;
         Ok(())
@@ -310,16 +215,19 @@ impl Session {
         self.close()
     }
 
+    /// The model.
     #[getter]
     pub fn model(&self, py: Python<'_>) -> Py<Model> {
         self.model.clone_ref(py)
     }
 
+    /// Tokens read since the beginning of the document.
     #[getter]
     fn position(&self) -> PyResult<u64> {
         self.with(|state| Ok(state.look().position()))
     }
 
+    /// Checksum of the learned state and the position: equal on every machine after the same tokens.
     #[getter]
     fn state_hash(&self, py: Python<'_>) -> PyResult<String> {
         self.with(|state| {
@@ -328,11 +236,13 @@ impl Session {
         })
     }
 
+    /// Updates that were dropped because they were not finite.
     #[getter]
     fn dropped_updates(&self) -> PyResult<u32> {
         self.with(|state| Ok(state.look().dropped_updates()))
     }
 
+    /// Whether tokens are learned from.
     #[getter]
     fn learning(&self) -> PyResult<bool> {
         self.with(|state| Ok(state.learning))

@@ -60,6 +60,7 @@ impl Trainer {
         Ok(Self::of(made.or_input()?))
     }
 
+    /// Goes on from what `save` or `bitttt train` wrote.
     #[staticmethod]
     #[pyo3(signature = (path, device="cpu"))]
     fn load(py: Python<'_>, path: PathBuf, device: &str) -> PyResult<Self> {
@@ -77,6 +78,7 @@ impl Trainer {
         Ok(Self::of(made.or_file()?))
     }
 
+    /// One step on tokens [batch, seq], each to predict the next or its target; returns the mean loss, nats a token.
     #[pyo3(signature = (tokens, targets=None, *, lr=None))]
     fn train_step(
         &self,
@@ -102,6 +104,7 @@ impl Trainer {
         })
     }
 
+    /// Writes a checkpoint into a directory, from which `load` goes on to the same numbers.
     fn save(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
         self.with(|inner| {
             let save = || {
@@ -112,6 +115,7 @@ impl Trainer {
         })
     }
 
+    /// Writes the model for `Model`, once core and trainer agree on the last batch.
     #[pyo3(signature = (path, *, weights="t2", compact=false))]
     fn export<'py>(
         &self,
@@ -153,16 +157,19 @@ impl Trainer {
         })
     }
 
+    /// Steps done.
     #[getter]
     fn step(&self) -> PyResult<u64> {
         self.with(|inner| Ok(inner.learner.step()))
     }
 
+    /// Learned values.
     #[getter]
     fn parameters(&self) -> PyResult<usize> {
         self.with(|inner| Ok(inner.learner.parameters()))
     }
 
+    /// The configuration.
     #[getter]
     fn config(&self) -> PyResult<Config> {
         self.with(|inner| {

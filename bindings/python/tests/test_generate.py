@@ -122,9 +122,9 @@ def test_impossible_options_are_refused_before_anything_is_read(session, options
 
 def test_a_model_without_text_makes_tokens(without_text):
     session = bitttt.Session(without_text)
-    with pytest.raises(bitttt.InputError, match="no built-in tokenizer"):
+    with pytest.raises(bitttt.InputError, match="no tokenizer"):
         session.generate([1, 2, 3])
-    with pytest.raises(bitttt.InputError, match="no built-in tokenizer"):
+    with pytest.raises(bitttt.InputError, match="no tokenizer"):
         without_text.encode("text")
     with pytest.raises(bitttt.InputError, match="stop at strings"):
         session.generate_tokens([1, 2, 3], stop="end")

@@ -47,6 +47,13 @@ pub enum BlobError {
         /// Its mixer, whose name is that of the feature to enable.
         mixer: Mixer,
     },
+    /// The model has something else that this build leaves out.
+    LeftOut {
+        /// What it is.
+        what: &'static str,
+        /// The feature to enable.
+        feature: &'static str,
+    },
     /// A tensor table entry is wrong.
     Tensor {
         /// The tensor that belongs at this place of the table.
@@ -83,6 +90,9 @@ impl fmt::Display for BlobError {
             Self::MixerLeftOut { layer, mixer } => {
                 let mixer = mixer.name();
                 write!(f, "layer {layer} has the mixer `{mixer}`, which this build leaves out: enable the feature `{mixer}` of bitttt-core")
+            }
+            Self::LeftOut { what, feature } => {
+                write!(f, "the model has {what}, which this build leaves out: enable the feature `{feature}` of bitttt-core")
             }
             Self::Tensor { role, layer: 0xFFFF, field } => write!(f, "tensor `{}`: {field} is wrong: export again", role.name()),
             Self::Tensor { role, layer, field } => {

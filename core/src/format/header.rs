@@ -80,7 +80,8 @@ impl Section {
 #[derive(Clone, Copy, Debug)]
 pub struct Layout<'a> {
     bytes: &'a [u8],
-    sections: [(&'a [u8], u32); 6],
+    /// First byte and length of each kind but the header; half of what slices would take on a device's stack.
+    sections: [(usize, usize); 5],
 }
 
 impl<'a> Layout<'a> {
@@ -94,7 +95,7 @@ impl<'a> Layout<'a> {
         }
         let mut layout = Self {
             bytes,
-            sections: [(&[], 0); 6],
+            sections: [(0, 0); 5],
         };
         let count = u32_at(bytes, field::SECTION_COUNT);
         let mut end = (HEADER_BYTES + count as usize * SECTION_BYTES) as u64;
@@ -124,29 +125,37 @@ impl<'a> Layout<'a> {
             Some(section) => section,
             None => Section::Header,
         };
-        let data = match slice_at(self.bytes, offset, len) {
-            Some(data) => data,
-            None => return Err(BlobError::Section(named)),
-        };
-        let misplaced = !offset.is_multiple_of(SECTION_ALIGN)
+        let misplaced = slice_at(self.bytes, offset, len).is_none()
+            || !offset.is_multiple_of(SECTION_ALIGN)
             || offset < previous_end
             || offset - previous_end >= SECTION_ALIGN;
         if misplaced {
             return Err(BlobError::Section(named));
         }
         if let Some(section) = section {
-            if !self.sections[section as usize].0.is_empty() {
+            let place = section as usize - 1;
+            if self.sections[place].1 != 0 {
                 return Err(BlobError::Section(section));
             }
-            self.sections[section as usize] =
-                (data, u32_at(self.bytes, entry + section_field::CRC));
+            self.sections[place] = (offset as usize, len as usize);
         }
         Ok(offset + len)
     }
 
     /// Bytes of a section; empty if absent.
+    #[cfg_attr(bitttt_micro, inline(never))]
     pub const fn section(&self, section: Section) -> &'a [u8] {
-        self.sections[section as usize].0
+        let (start, len) = match section {
+            Section::Header => return &[],
+            _ => self.sections[section as usize - 1],
+        };
+        match self.bytes.split_at_checked(start) {
+            Some((_, rest)) => match rest.split_at_checked(len) {
+                Some((data, _)) => data,
+                None => &[],
+            },
+            None => &[],
+        }
     }
 
     /// Checks a section's checksum by reading all of it.
@@ -154,15 +163,24 @@ impl<'a> Layout<'a> {
     /// # Errors
     /// [`BlobError::Checksum`].
     pub fn check(&self, section: Section) -> Result<(), BlobError> {
-        let (data, crc) = match section {
-            Section::Header => return self.check_header_sum(),
-            _ => self.sections[section as usize],
+        let matches = match section {
+            Section::Header => self.header_sum() == self.fingerprint(),
+            _ => crate::crc32(self.section(section)) == self.listed_sum(section),
         };
-        if crate::crc32(data) == crc {
+        if matches {
             Ok(())
         } else {
             Err(BlobError::Checksum(section))
         }
+    }
+
+    /// A section's checksum as the section table has it; that of nothing where the section is absent.
+    fn listed_sum(&self, section: Section) -> u32 {
+        let count = u32_at(self.bytes, field::SECTION_COUNT) as usize;
+        (0..count)
+            .map(|i| HEADER_BYTES + i * SECTION_BYTES)
+            .find(|entry| u32_at(self.bytes, entry + section_field::KIND) == section as u32)
+            .map_or(0, |entry| u32_at(self.bytes, entry + section_field::CRC))
     }
 
     /// The header's checksum covers header and section table, hence, through the section checksums, the whole
@@ -184,18 +202,14 @@ impl<'a> Layout<'a> {
         )
     }
 
-    fn check_header_sum(&self) -> Result<(), BlobError> {
+    fn header_sum(&self) -> u32 {
         let count = u32_at(self.bytes, field::SECTION_COUNT) as usize;
         let end = HEADER_BYTES + count * SECTION_BYTES;
         let mut digest = crate::Crc32::new();
         digest.update(self.bytes.get(..field::CRC).unwrap_or(&[]));
         digest.update(&[0; 4]);
         digest.update(self.bytes.get(field::RESERVED..end).unwrap_or(&[]));
-        if digest.finalize() == self.fingerprint() {
-            Ok(())
-        } else {
-            Err(BlobError::Checksum(Section::Header))
-        }
+        digest.finalize()
     }
 }
 

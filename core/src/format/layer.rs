@@ -274,9 +274,19 @@ impl LayerConfig {
         flags
     }
 
+    /// The mixer. One that this build leaves out is none, since its layers have been refused: so that the compiler leaves
+    /// out what is only for it.
+    pub(crate) const fn kind(&self) -> Mixer {
+        if self.mixer.is_built() {
+            self.mixer
+        } else {
+            Mixer::TttLinear
+        }
+    }
+
     /// Whether the layer remembers every token, so that a session's context is limited by its memory.
     pub const fn needs_context(&self) -> bool {
-        matches!(self.mixer, Mixer::Attention) && self.window == 0
+        matches!(self.kind(), Mixer::Attention) && self.window == 0
     }
 
     /// Causal convolutions of the layer, each with a history of its own.
@@ -296,7 +306,7 @@ impl LayerConfig {
             Role::FfnUp,
             Role::FfnDown,
         ]);
-        roles |= match self.mixer {
+        roles |= match self.kind() {
             Mixer::TttLinear => TTT_LINEAR,
             Mixer::TttMlp => TTT_LINEAR | bits(&[Role::W1, Role::U1]),
             Mixer::TttLite => bits(&[Role::Down, Role::Up]),
@@ -309,7 +319,7 @@ impl LayerConfig {
             (self.decay, Role::Decay),
             (!self.plain, Role::FfnSubNorm),
             (
-                (!self.plain && !matches!(self.mixer, Mixer::TttLite))
+                (!self.plain && !matches!(self.kind(), Mixer::TttLite))
                     || (IMPORTED && self.layer_norm),
                 Role::OutNorm,
             ),

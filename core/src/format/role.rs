@@ -165,6 +165,11 @@ impl Role {
         }
     }
 
+    /// Whether a tensor of this role is a matrix that vectors are multiplied with, or whose rows are.
+    pub(crate) const fn is_matrix(self) -> bool {
+        self.allows(DType::I8)
+    }
+
     /// Whether a tensor of this role may be stored in this type.
     pub const fn allows(self, dtype: DType) -> bool {
         match self {
@@ -207,13 +212,13 @@ impl Role {
 
 const fn is(layer: Option<&LayerConfig>, mixer: Mixer) -> bool {
     match layer {
-        Some(layer) => layer.mixer as u8 == mixer as u8,
+        Some(layer) => layer.kind() as u8 == mixer as u8,
         None => false,
     }
 }
 
 /// Width of all keys, or all values.
-const fn kv_width(config: &Config, layer: Option<&LayerConfig>) -> u32 {
+pub(crate) const fn kv_width(config: &Config, layer: Option<&LayerConfig>) -> u32 {
     match layer {
         Some(layer) if is(Some(layer), Mixer::Attention) => layer.kv_heads as u32 * config.d_head(),
         _ => config.d_model,

@@ -50,6 +50,23 @@ impl DType {
         }
     }
 
+    /// Whether this build has the type: `t2` and `floats` are features of the crate, which a firmware may leave out.
+    pub(crate) const fn is_built(self, matrix: bool) -> bool {
+        self.feature(matrix).is_none()
+    }
+
+    /// What is missing for the type, and the feature with it.
+    const fn feature(self, matrix: bool) -> Option<(&'static str, &'static str)> {
+        match self {
+            Self::T2 if !cfg!(feature = "t2") => Some(("matrices stored as t2", "t2")),
+            Self::F16 if !cfg!(feature = "floats") => Some(("tensors stored as f16", "floats")),
+            Self::F32 if matrix && !cfg!(feature = "floats") => {
+                Some(("matrices stored as f32", "floats"))
+            }
+            _ => None,
+        }
+    }
+
     /// Name in configs and in `inspect`.
     pub const fn name(self) -> &'static str {
         match self {
@@ -212,6 +229,9 @@ impl Walk<'_> {
         }
         if !role.allows(entry.dtype) {
             return Err(wrong("dtype"));
+        }
+        if let Some((what, feature)) = entry.dtype.feature(role.is_matrix()) {
+            return Err(BlobError::LeftOut { what, feature });
         }
         let may_have_row_scales = matches!(entry.dtype, DType::T2 | DType::T5 | DType::I8);
         if entry.row_scales && !may_have_row_scales || entry.dtype == DType::I8 && !entry.row_scales

@@ -9,7 +9,7 @@
 
 use super::halves::Stored;
 use super::lanes::{LANES, WIDE, copy, tree};
-use super::parallel::Columns;
+use super::parallel::Rows;
 use crate::math::exp;
 use crate::memory::TILE;
 use crate::model::Floats;
@@ -28,12 +28,10 @@ pub(crate) struct Tile<'a> {
 
 /// The queries of the tokens `tokens` for one head of keys and values: `group` query heads of `d` a token.
 pub(crate) struct Queries<'a> {
-    /// `[n, group, d]`, rotated.
-    pub query: Columns<'a>,
-    /// `[n, group, 2]`: maximum of the scores so far and sum of their `exp(score - maximum)`.
-    pub running: Columns<'a>,
-    /// `[n, group, d]`: sum of `exp(score - maximum) * value` so far.
-    pub out: Columns<'a>,
+    /// By the constants below: [`QUERY`] `[n, group, d]`, rotated; [`KEY`] and [`VALUE`] `[n, d]`; [`OUT`] `[n, group, d]`,
+    /// sum of `exp(score - maximum) * value` so far; [`RUNNING`] `[n, group, 2]`, maximum of the scores so far and sum of
+    /// their `exp(score - maximum)`.
+    pub rows: Rows<'a, 5>,
     /// Query heads that share the keys.
     pub group: usize,
     /// Width of a head.
@@ -45,6 +43,13 @@ pub(crate) struct Queries<'a> {
     /// Places that the first of them sees, from the cache's first on; each next one sees one more.
     pub visible: usize,
 }
+
+/// Matrices of [`Queries::rows`].
+pub(crate) const QUERY: usize = 0;
+pub(crate) const KEY: usize = 1;
+pub(crate) const VALUE: usize = 2;
+pub(crate) const OUT: usize = 3;
+pub(crate) const RUNNING: usize = 4;
 
 /// Values are read in blocks of columns; a last block may read this many elements beyond its row. Their sums are dropped.
 pub(crate) const SLACK: usize = 32;
@@ -95,7 +100,8 @@ fn share<const G: usize, const B: usize, M: Elements>(
     if places == 0 {
         return;
     }
-    let mut weights = scores::<G, B, M>(keys, queries, row, places);
+    let mut weights = [[0.0f32; TILE]; G];
+    scores::<G, B, M>(keys, queries, row, places, &mut weights);
     for (i, weights) in weights.iter_mut().enumerate() {
         let visible = queries.visible(row + i, tile);
         queries.weigh(row + i, weights, visible);
@@ -103,7 +109,7 @@ fn share<const G: usize, const B: usize, M: Elements>(
     let mut at = 0;
     while at < queries.d {
         let values = values.skip(at);
-        let sums = accumulate::<G, B, M>([[0.0; B]; G], &weights, places, values, queries.d);
+        let sums = weigh_values::<G, B, M>(&weights, places, values, queries.d);
         for (i, sums) in sums.iter().enumerate() {
             if let Some(out) = queries.out(row + i).get_mut(at..) {
                 super::lanes::add(out, sums);
@@ -113,35 +119,62 @@ fn share<const G: usize, const B: usize, M: Elements>(
     }
 }
 
-/// `scores[g][j] = q_g . k_j` for at least the first `places`, each a chain of additions over the head's width.
-#[inline(always)]
+/// Factors that are copied before they are used: all of a tile where they stay in registers, fewer on a device's stack.
+const PART: usize = if WIDE { TILE } else { 16 };
+
+/// `sum_j weights[g][j] * values[j][..B]`.
+#[cfg_attr(bitttt_micro, inline(never))]
+#[cfg_attr(not(bitttt_micro), inline(always))]
+fn weigh_values<const G: usize, const B: usize, M: Elements>(
+    weights: &[[f32; TILE]; G],
+    places: usize,
+    values: M,
+    stride: usize,
+) -> [[f32; B]; G] {
+    let mut sums = [[0.0; B]; G];
+    if WIDE {
+        accumulate::<G, B, TILE, M>(&mut sums, weights, places, values, stride);
+        return sums;
+    }
+    let mut from = 0;
+    while from < places {
+        let factors = load::<G, PART>(weights, from);
+        let (count, values) = ((places - from).min(PART), values.skip(from * stride));
+        accumulate::<G, B, PART, M>(&mut sums, &factors, count, values, stride);
+        from += PART;
+    }
+    sums
+}
+
+/// `scores[g][j] += q_g . k_j` for at least the first `places`, each a chain of additions over the head's width.
+#[cfg_attr(bitttt_micro, inline(never))]
+#[cfg_attr(not(bitttt_micro), inline(always))]
 fn scores<const G: usize, const B: usize, M: Elements>(
     keys: M,
     queries: &Queries<'_>,
     row: usize,
     places: usize,
-) -> [[f32; TILE]; G] {
-    let mut scores = [[0.0f32; TILE]; G];
+    scores: &mut [[f32; TILE]; G],
+) {
     let mut from = 0;
     while from < queries.d {
-        let count = (queries.d - from).min(TILE);
-        let mut factors = [[0.0f32; TILE]; G];
+        let count = (queries.d - from).min(PART);
+        let mut factors = [[0.0f32; PART]; G];
         for (i, factors) in factors.iter_mut().enumerate() {
             copy(factors, queries.query(row + i).get(from..).unwrap_or(&[]));
         }
         let mut at = 0;
         while at < places {
             let keys = keys.skip(from * TILE + at);
-            let sums = load::<G, B>(&scores, at);
-            let sums = accumulate::<G, B, M>(sums, &factors, count, keys, TILE);
+            let mut sums = load::<G, B>(scores, at);
+            accumulate::<G, B, PART, M>(&mut sums, &factors, count, keys, TILE);
             for (scores, sums) in scores.iter_mut().zip(&sums) {
                 copy(scores.get_mut(at..).unwrap_or_default(), sums);
             }
             at += B;
         }
-        from += TILE;
+        from += PART;
     }
-    scores
 }
 
 /// Columns `at..at + B`.
@@ -157,26 +190,25 @@ fn load<const G: usize, const B: usize>(rows: &[[f32; TILE]; G], at: usize) -> [
 /// `sums[g] += sum_r factors[g][r] * matrix[r][..B]`, `r` ascending to `count`; rows are `stride` elements apart.
 #[cfg_attr(bitttt_micro, inline(never))]
 #[cfg_attr(not(bitttt_micro), inline(always))]
-fn accumulate<const G: usize, const B: usize, M: Elements>(
-    mut sums: [[f32; B]; G],
-    factors: &[[f32; TILE]; G],
+fn accumulate<const G: usize, const B: usize, const F: usize, M: Elements>(
+    sums: &mut [[f32; B]; G],
+    factors: &[[f32; F]; G],
     count: usize,
     matrix: M,
     stride: usize,
-) -> [[f32; B]; G] {
+) {
     let mut rest = matrix;
-    for r in 0..count.min(TILE) {
+    for r in 0..count.min(F) {
         let Some(row) = rest.block::<B>() else {
-            return sums;
+            return;
         };
         // by hand: in a loop over the four, compilers vectorise across them, at a twentieth of the speed
-        add_row(&mut sums, factors, 0, r, &row);
-        add_row(&mut sums, factors, 1, r, &row);
-        add_row(&mut sums, factors, 2, r, &row);
-        add_row(&mut sums, factors, 3, r, &row);
+        add_row(sums, factors, 0, r, &row);
+        add_row(sums, factors, 1, r, &row);
+        add_row(sums, factors, 2, r, &row);
+        add_row(sums, factors, 3, r, &row);
         rest = rest.skip(stride);
     }
-    sums
 }
 
 /// Keys or values, read from the front.
@@ -220,9 +252,9 @@ impl Elements for Floats<'_> {
 }
 
 #[inline(always)]
-fn add_row<const G: usize, const B: usize>(
+fn add_row<const G: usize, const B: usize, const F: usize>(
     sums: &mut [[f32; B]; G],
-    factors: &[[f32; TILE]; G],
+    factors: &[[f32; F]; G],
     g: usize,
     r: usize,
     row: &[f32; B],
@@ -248,7 +280,7 @@ impl Queries<'_> {
     fn query(&self, row: usize) -> &[f32] {
         let (token, head) = self.place(row);
         let range = head * self.d..(head + 1) * self.d;
-        self.query.read(token).get(range).unwrap_or(&[])
+        self.rows.read::<QUERY>(token).get(range).unwrap_or(&[])
     }
 
     #[cfg_attr(bitttt_micro, inline(never))]
@@ -256,13 +288,20 @@ impl Queries<'_> {
     fn out(&mut self, row: usize) -> &mut [f32] {
         let (token, head) = self.place(row);
         let range = head * self.d..(head + 1) * self.d;
-        self.out.row(token).get_mut(range).unwrap_or_default()
+        self.rows
+            .row::<OUT>(token)
+            .get_mut(range)
+            .unwrap_or_default()
     }
 
     #[inline(always)]
     fn running(&mut self, row: usize) -> Option<&mut [f32; 2]> {
         let (token, head) = self.place(row);
-        self.running.row(token).as_chunks_mut().0.get_mut(head)
+        self.rows
+            .row::<RUNNING>(token)
+            .as_chunks_mut()
+            .0
+            .get_mut(head)
     }
 
     /// How many places of a tile a row sees.
@@ -325,7 +364,7 @@ fn larger(a: f32, b: f32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::super::Backend;
-    use super::super::parallel::{Alone, split};
+    use super::super::parallel::{Alone, Divided, split};
     use super::*;
     use std::vec::Vec;
 
@@ -336,14 +375,15 @@ mod tests {
         let (mut out, mut running) = (std::vec![0.0; 6 * d], [f32::NEG_INFINITY, 0.0].repeat(6));
         let rows = [
             (&mut query[..], group * d),
-            (&mut running, 2 * group),
+            (&mut [][..], 0),
+            (&mut [][..], 0),
             (&mut out, group * d),
+            (&mut running, 2 * group),
         ];
-        split(&Alone, 1, [], rows, &|_, [], [query, running, out]| {
+        let mut rows = rows.map(|(rows, each)| Divided::new(rows, each));
+        split(&Alone, 1, &mut [], &mut rows, &|_, [], rows| {
             let mut queries = Queries {
-                query,
-                running,
-                out,
+                rows,
                 group,
                 d,
                 scale: 0.25,

@@ -7,7 +7,7 @@ use super::halves::Stored;
 use super::ttt_mlp::gelu;
 use crate::format::Activation;
 use crate::math::{exp, silu, sqrt};
-use crate::model::Floats;
+use crate::model::{Floats, HALVES};
 use crate::pieces::Cut;
 
 /// Virtual lanes of a sum.
@@ -198,7 +198,8 @@ pub(crate) fn rms_norm(x: &mut [f32], gain: Floats<'_>, eps: f32) {
     let scale = 1.0 / sqrt(mean + eps);
     match gain {
         Floats::F32(gain) => gained(x, scale, gain),
-        Floats::F16(gain) => gained(x, scale, gain),
+        Floats::F16(gain) if HALVES => gained(x, scale, gain),
+        Floats::F16(_) => {}
     }
 }
 
@@ -267,7 +268,8 @@ pub(crate) fn quantise(x: &[f32], codes: &mut [i8]) -> (f32, i32) {
 pub(crate) fn conv(x: &mut [f32], history: &mut [f32], taps: Floats<'_>) {
     match taps {
         Floats::F32(taps) => conv_with(x, history, taps),
-        Floats::F16(taps) => conv_with(x, history, taps),
+        Floats::F16(taps) if HALVES => conv_with(x, history, taps),
+        Floats::F16(_) => {}
     }
 }
 
@@ -331,7 +333,8 @@ pub(crate) fn activate(gate: &mut [f32], up: &[f32], activation: Activation) {
 pub(crate) fn dot_stored(weights: Floats<'_>, x: &[f32]) -> f32 {
     match weights {
         Floats::F32(row) => dot(row, x),
-        Floats::F16(row) => dot_f16(row, x),
+        Floats::F16(row) if HALVES => dot_f16(row, x),
+        Floats::F16(_) => 0.0,
     }
 }
 

@@ -223,6 +223,7 @@ impl Backend {
         let units = |p: &Product<'_>| p.m.rows.div_ceil(UNIT);
         let total: usize = products.iter().map(units).sum();
         let work: usize = products.iter().map(Product::work).sum();
+        let parallel = parallel::helpers(parallel);
         let worth = (work / self.min_part()).min(total);
         let parts = parallel.width().min(worth).max(1);
         let run = |part: usize| {
@@ -357,8 +358,9 @@ fn row_width<W>(data: &[W], m: &Matrix<'_>) -> usize {
 }
 
 /// Row `r` of `width` elements.
-#[inline(always)]
-fn row<W>(data: &[W], r: usize, width: usize) -> &[W] {
+#[cfg_attr(bitttt_micro, inline(never))]
+#[cfg_attr(not(bitttt_micro), inline(always))]
+pub(crate) fn row<W>(data: &[W], r: usize, width: usize) -> &[W] {
     data.get(r * width..)
         .and_then(|data| data.get(..width))
         .unwrap_or(&[])

@@ -33,6 +33,20 @@ unsafe impl Parallel for Alone {
     }
 }
 
+/// Whom to hand parts to. Without the feature `threads` nobody, which the compiler then knows: on a device with one core,
+/// calls through pointers and what they pass are a tenth of the engine and of its stack.
+#[cfg(feature = "threads")]
+pub(crate) fn helpers(parallel: &dyn Parallel) -> &dyn Parallel {
+    parallel
+}
+
+/// As above.
+#[cfg(not(feature = "threads"))]
+#[inline(always)]
+pub(crate) fn helpers(_: &dyn Parallel) -> &'static Alone {
+    &Alone
+}
+
 /// A slice that parts write to at the same time, each to its own elements.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shared<'a, T> {
@@ -72,62 +86,105 @@ impl<'a, T> Shared<'a, T> {
     }
 }
 
-/// Some columns of a matrix `[n, width]`, which belong to one part.
-pub(crate) struct Columns<'a> {
+/// A slice to be cut, and how many of its elements (of each row, where it is a matrix) belong to a part.
+pub(crate) struct Divided<'a> {
     all: Shared<'a, f32>,
-    width: usize,
-    columns: Range<usize>,
+    each: usize,
 }
 
-impl Columns<'_> {
-    /// The part's columns of row `t`, to read.
-    #[inline(always)]
-    pub fn read(&self, t: usize) -> &[f32] {
-        let start = t * self.width;
-        // SAFETY: only this part has these columns, and `&self` keeps `row` from handing them out meanwhile.
-        unsafe {
-            self.all
-                .piece(start + self.columns.start..start + self.columns.end)
-        }
+impl<'a> Divided<'a> {
+    pub fn new(all: &'a mut [f32], each: usize) -> Self {
+        let all = Shared::new(all);
+        Self { all, each }
     }
 
-    /// The part's columns of row `t`.
+    /// Piece `place`; nothing behind the end.
+    ///
+    /// # Safety
+    /// No other live piece overlaps it.
     #[cfg_attr(bitttt_micro, inline(never))]
     #[cfg_attr(not(bitttt_micro), inline(always))]
-    pub fn row(&mut self, t: usize) -> &mut [f32] {
-        let start = t * self.width;
-        // SAFETY: only this part has these columns, and `&mut self` keeps two of its rows apart.
-        unsafe {
-            self.all
-                .piece(start + self.columns.start..start + self.columns.end)
-        }
+    unsafe fn piece(&self, place: usize) -> &'a mut [f32] {
+        // SAFETY: the caller's.
+        unsafe { self.all.piece(place * self.each..(place + 1) * self.each) }
     }
+}
+
+/// One part's columns of several matrices.
+pub(crate) struct Rows<'a, const M: usize> {
+    matrices: &'a [Divided<'a>; M],
+    parts: usize,
+    part: usize,
+}
+
+impl<'a, const M: usize> Rows<'a, M> {
+    /// The part's columns of row `t` of each matrix.
+    #[inline(always)]
+    pub fn rows(&mut self, t: usize) -> [&mut [f32]; M] {
+        let place = t * self.parts + self.part;
+        // SAFETY: only this part has these columns, and `&mut self` keeps two of its rows apart.
+        unsafe { pieces(self.matrices, place) }
+    }
+
+    /// The part's columns of row `t` of matrix `I`.
+    #[cfg_attr(bitttt_micro, inline(never))]
+    #[cfg_attr(not(bitttt_micro), inline(always))]
+    pub fn row<const I: usize>(&mut self, t: usize) -> &mut [f32] {
+        // SAFETY: as above.
+        unsafe { self.matrices[const { index::<I, M>() }].piece(t * self.parts + self.part) }
+    }
+
+    /// The same to read.
+    #[inline(always)]
+    pub fn read<const I: usize>(&self, t: usize) -> &[f32] {
+        // SAFETY: only this part has these columns, and `&self` keeps `row` from handing them out meanwhile.
+        unsafe { self.matrices[const { index::<I, M>() }].piece(t * self.parts + self.part) }
+    }
+}
+
+/// `I`, where there is such an element; else it does not compile.
+const fn index<const I: usize, const M: usize>() -> usize {
+    assert!(I < M);
+    I
+}
+
+/// Piece `place` of each slice.
+///
+/// # Safety
+/// No other live piece overlaps them.
+unsafe fn pieces<'a, const N: usize>(of: &[Divided<'a>; N], place: usize) -> [&'a mut [f32]; N] {
+    core::array::from_fn(|i| match of.get(i) {
+        // SAFETY: the caller's.
+        Some(cut) => unsafe { cut.piece(place) },
+        None => &mut [],
+    })
 }
 
 /// What [`split`] runs: part number, its chunks, its columns.
 type Part<'f, const C: usize, const M: usize> =
-    dyn Fn(usize, [&mut [f32]; C], [Columns<'_>; M]) + Sync + 'f;
+    dyn Fn(usize, [&mut [f32]; C], Rows<'_, M>) + Sync + 'f;
 
-/// Cuts `owned` slices into chunks and `matrices` into columns, `each` elements a part (the last parts get none where
-/// a slice is short), and runs `part(i, chunks, columns)` on them.
+/// Cuts `owned` slices into chunks and `matrices` into columns (the last parts get none where a slice is short), and runs
+/// `part(i, chunks, columns)` on them. They are passed by reference, because arrays of slices are most of what it takes
+/// of a device's stack.
+#[inline(always)]
 pub(crate) fn split<const C: usize, const M: usize>(
     parallel: &dyn Parallel,
     parts: usize,
-    owned: [(&mut [f32], usize); C],
-    matrices: [(&mut [f32], usize); M],
+    owned: &mut [Divided<'_>; C],
+    matrices: &mut [Divided<'_>; M],
     part: &Part<'_, C, M>,
 ) {
-    let owned = owned.map(|(all, each)| (Shared::new(all), each));
-    let matrices = matrices.map(|(all, each)| (Shared::new(all), each));
-    parallel.run(parts, &|i| {
+    let (owned, matrices) = (&*owned, &*matrices);
+    helpers(parallel).run(parts, &|i| {
         // SAFETY: `run` calls each i once, and chunks of different parts do not overlap.
-        let chunks = owned.map(|(all, each)| unsafe { all.piece(i * each..(i + 1) * each) });
-        let columns = matrices.map(|(all, each)| Columns {
-            all,
-            width: parts * each,
-            columns: i * each..(i + 1) * each,
-        });
-        part(i, chunks, columns);
+        let chunks = unsafe { pieces(owned, i) };
+        let rows = Rows {
+            matrices,
+            parts,
+            part: i,
+        };
+        part(i, chunks, rows);
     });
 }
 
@@ -153,6 +210,7 @@ pub(crate) fn split_tokens(
     owned: [(&mut [f32], usize); 3],
     part: &(dyn Fn(usize, [&mut [f32]; 3]) + Sync),
 ) {
+    let parallel = helpers(parallel);
     let parts = parallel.width().min(tokens / MIN_TOKENS);
     if parts < 2 {
         return part(0, owned.map(|(all, _)| all));

@@ -3,13 +3,16 @@
 //! All take one packed row and one quantised activation vector and return the exact i32 sum.
 
 use super::Product;
+use crate::format::DType;
 use crate::model::Weights;
 use core::ops::Range;
 
 /// `out[t, r] = row_r . activations_t`, see [`super::Backend::matmul`].
 pub(crate) fn product(p: &Product<'_>, rows: Range<usize>) {
     match p.m.weights {
-        Weights::T2(data, scale) => each_row(data, p, rows, |r| scale.of(r), t2_dot),
+        Weights::T2(data, scale) if DType::T2.is_built(true) => {
+            each_row(data, p, rows, |r| scale.of(r), t2_dot)
+        }
         Weights::T5(data, scale) => each_row(data, p, rows, |r| scale.of(r), t5_dot),
         Weights::I8(data, scales) => each_row(
             data,
@@ -18,7 +21,8 @@ pub(crate) fn product(p: &Product<'_>, rows: Range<usize>) {
             |r| super::at(scales, r),
             |row, q, _| i8_dot(row, q),
         ),
-        Weights::Float(data) => super::float_rows(data, p, rows),
+        Weights::Float(data) if DType::F32.is_built(true) => super::float_rows(data, p, rows),
+        _ => {} // refused when the model was read
     }
 }
 

@@ -6,7 +6,7 @@
 //!
 //! Invariant: whatever comes in, the fast weights stay finite and within [`FAST_LIMIT`].
 
-use super::lanes::{axpys, axpys_two, copy, dot, sum};
+use super::lanes::{WIDE, axpy, axpys, axpys_two, copy, dot, sum};
 use crate::format::Mixer;
 use crate::math::{clamp, sqrt};
 use crate::model::Floats;
@@ -180,12 +180,20 @@ impl FastLayer<'_, '_> {
     #[cfg_attr(bitttt_micro, inline(never))]
     #[cfg_attr(not(bitttt_micro), inline(always))]
     pub fn correct(&self, rates: &[f32], token: &TttToken<'_>, x: &[f32], z: &mut [f32]) {
-        const GROUP: usize = 16; // coefficients that are made before they are used
+        const GROUP: usize = 16; // coefficients that are made before they are used, where there are registers
         let (width, inputs) = (z.len().max(1), x.len().max(1));
         let open = token.i + 1;
         let own = |all: usize| open.saturating_mul(all);
         let keys = self.inputs.get(..own(inputs)).unwrap_or_default();
         let grads = self.grads.get(..own(width)).unwrap_or_default();
+        let coefficient = |key: &[f32], rate: f32| -((token.tau * rate) * (dot(x, key) + 1.0));
+        if !WIDE {
+            let steps = keys.pieces(inputs).zip(grads.pieces(width)).zip(rates);
+            for ((key, grad), &rate) in steps {
+                axpy(z, coefficient(key, rate), grad);
+            }
+            return;
+        }
         let groups = keys
             .parts(inputs.saturating_mul(GROUP))
             .zip(grads.parts(width.saturating_mul(GROUP)));
@@ -193,17 +201,9 @@ impl FastLayer<'_, '_> {
             let mut coefficients = [0.0; GROUP];
             let each = coefficients.iter_mut().zip(keys.pieces(inputs)).zip(rates);
             for ((c, key), &rate) in each {
-                *c = -((token.tau * rate) * (dot(x, key) + 1.0));
+                *c = coefficient(key, rate);
             }
             axpys(z, grads, |j| at(&coefficients, j));
-        }
-    }
-
-    /// Puts the fast weights back to where they start.
-    pub fn reset(&mut self) {
-        let (width, inputs) = (self.width.max(1), self.inputs_width());
-        for (r, row) in self.fast.pieces_mut(width).enumerate() {
-            start_row(self.start, r, inputs, row);
         }
     }
 
@@ -255,6 +255,15 @@ impl FastLayer<'_, '_> {
             bound += ((tau * rate).abs() * x) * largest(grad.iter().copied());
         }
         bound < FAST_LIMIT
+    }
+}
+
+/// Puts fast weights `W` and, behind it, `u [width]` back to where they start.
+pub(crate) fn start_over(fast: &mut [f32], start: Option<[Floats<'_>; 2]>, width: usize) {
+    let width = width.max(1);
+    let inputs = (fast.len() / width).saturating_sub(1);
+    for (r, row) in fast.pieces_mut(width).enumerate() {
+        start_row(start, r, inputs, row);
     }
 }
 

@@ -8,9 +8,9 @@ use super::cache::Cache;
 use super::{Heads, Rows};
 use crate::format::{Config, LayerConfig};
 use crate::kernel::Backend;
-use crate::kernel::attention::{Queries, Tile};
+use crate::kernel::attention::{KEY, OUT, QUERY, Queries, RUNNING, Tile, VALUE};
 use crate::kernel::lanes::copy;
-use crate::kernel::parallel::{Columns, split};
+use crate::kernel::parallel::{Divided, split};
 use crate::math::sqrt;
 use crate::memory::{Batch, TILE, cache_words, slots, widened_words};
 use crate::model::Floats;
@@ -19,6 +19,7 @@ use crate::workspace::Pass;
 use core::ops::Range;
 
 /// Attends from every token of the pass; the parts are heads of keys and values with the query heads that share them.
+#[cfg_attr(bitttt_micro, inline(never))]
 pub(super) fn attend(
     record: &LayerConfig,
     pass: &Pass<'_>,
@@ -41,37 +42,33 @@ pub(super) fn attend(
     split(
         pass.parallel,
         kv_heads,
-        [(state, words), (widened, wide)],
-        [
-            (q, group * d),
-            (k, d),
-            (v, d),
-            (x, group * d),
-            (running, 2 * group),
+        &mut [Divided::new(state, words), Divided::new(widened, wide)],
+        &mut [
+            Divided::new(q, group * d),
+            Divided::new(k, d),
+            Divided::new(v, d),
+            Divided::new(x, group * d),
+            Divided::new(running, 2 * group),
         ],
-        &|_, [words, widened], [query, key, value, out, running]| {
-            let cache = Cache {
-                words,
-                f32: record.kv_f32,
-                slots: slots(config, record, pass.batch),
-                d,
-            };
-            let queries = Queries {
-                query,
-                running,
-                out,
-                group,
-                d,
-                scale: 1.0 / sqrt(d as f32),
-                tokens: 0..0,
-                visible: 0,
-            };
+        &|_, [words, widened], rows| {
             let mut head = Head {
-                cache,
-                queries,
+                cache: Cache {
+                    words,
+                    f32: record.kv_f32,
+                    slots: slots(config, record, pass.batch),
+                    d,
+                },
+                queries: Queries {
+                    rows,
+                    group,
+                    d,
+                    scale: 1.0 / sqrt(d as f32),
+                    tokens: 0..0,
+                    visible: 0,
+                },
                 widened,
             };
-            head.run(pass, record.window != 0, heads.angles, key, value);
+            head.run(pass, record.window != 0, heads.angles);
         },
     );
 }
@@ -111,14 +108,7 @@ struct Head<'s> {
 impl Head<'_> {
     /// Takes the pass's tokens in runs whose keys and values have room beside everything that the run's tokens see. A
     /// full ring has room for one more token at a time, since storing it overwrites what the token before it saw.
-    fn run(
-        &mut self,
-        pass: &Pass<'_>,
-        ring: bool,
-        angles: &[f32],
-        mut key: Columns<'_>,
-        mut value: Columns<'_>,
-    ) {
+    fn run(&mut self, pass: &Pass<'_>, ring: bool, angles: &[f32]) {
         let mut t = 0;
         while t < pass.tokens {
             let position = pass.position.saturating_add(t as u64);
@@ -130,12 +120,13 @@ impl Head<'_> {
             let tokens = t..t.saturating_add(run).min(pass.tokens);
             for (t, position) in tokens.clone().zip(position..) {
                 let angles = angles.get(t * self.cache.d..).unwrap_or(&[]);
-                pass.backend.rotate(key.row(t), angles);
-                for query in self.queries.query.row(t).pieces_mut(self.cache.d) {
+                let rows = &mut self.queries.rows;
+                pass.backend.rotate(rows.row::<KEY>(t), angles);
+                for query in rows.row::<QUERY>(t).pieces_mut(self.cache.d) {
                     pass.backend.rotate(query, angles);
                 }
-                self.cache
-                    .store(pass.backend, position, key.row(t), value.row(t));
+                let (key, value) = (rows.read::<KEY>(t), rows.read::<VALUE>(t));
+                self.cache.store(pass.backend, position, key, value);
             }
             let visible = seen.saturating_add(1).min(self.cache.slots);
             self.attend(pass, tokens.clone(), visible);
@@ -146,8 +137,8 @@ impl Head<'_> {
     /// Attention of a run of tokens, of which the first sees the first `visible` places and each next one sees one more.
     fn attend(&mut self, pass: &Pass<'_>, tokens: Range<usize>, visible: usize) {
         for t in tokens.clone() {
-            self.queries.out.row(t).fill(0.0);
-            for running in self.queries.running.row(t).chunks_exact_mut(2) {
+            self.queries.rows.row::<OUT>(t).fill(0.0);
+            for running in self.queries.rows.row::<RUNNING>(t).chunks_exact_mut(2) {
                 copy(running, &[f32::NEG_INFINITY, 0.0]);
             }
         }
@@ -164,9 +155,9 @@ impl Head<'_> {
             pass.backend.attend(&tile, &mut self.queries);
         }
         for t in tokens {
-            let running = self.queries.running.row(t).chunks_exact(2);
-            let out = self.queries.out.row(t).pieces_mut(self.cache.d);
-            for (out, running) in out.zip(running) {
+            let [.., out, running] = self.queries.rows.rows(t);
+            let out = out.pieces_mut(self.cache.d);
+            for (out, running) in out.zip(running.chunks_exact(2)) {
                 let sum = running.get(1).copied().unwrap_or(0.0);
                 let inverse = if sum > 0.0 { 1.0 / sum } else { 0.0 };
                 out.iter_mut().for_each(|out| *out *= inverse);

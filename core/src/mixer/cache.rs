@@ -25,6 +25,7 @@ pub(super) struct Cache<'s> {
 
 impl Cache<'_> {
     /// Stores a token's key and value in its place, over those of the token `slots` before.
+    #[cfg_attr(bitttt_micro, inline(never))]
     pub fn store(&mut self, backend: Backend, position: u64, key: &[f32], value: &[f32]) {
         let slot = modulo(position, self.slots as u32) as usize;
         let (d, values) = (self.d, self.slots * self.d);
@@ -37,6 +38,7 @@ impl Cache<'_> {
     }
 
     /// The tile whose first place is `first`, of `places` in use.
+    #[cfg_attr(bitttt_micro, inline(never))]
     pub fn tile(&self, first: usize, places: usize) -> Tile<'_> {
         let (keys, values) = (self.slots * self.d + first * self.d, first * self.d);
         let floats = |from: usize| match (self.f32, bytemuck::try_cast_slice(self.words)) {

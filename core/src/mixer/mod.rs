@@ -9,6 +9,7 @@ mod ttt;
 mod ttt_lite;
 
 use crate::block::Block;
+use crate::format::role::kv_width;
 use crate::format::{Config, IMPORTED, Mixer, Role};
 use crate::memory::{Batch, histories_words, history_words};
 use crate::workspace::{Cutter, Pass, Workspace};
@@ -23,21 +24,24 @@ pub(crate) fn forward(
     let record = &block.record;
     let (state, history) = split_history(pass.config, record.conv, state);
     pass.convolve(space.x, history, block.floats(Role::Conv));
-    match record.mixer {
-        mixer if !mixer.is_built() => 0, // refused when the model was read
-        Mixer::TttLinear | Mixer::TttMlp => projected(block, pass, space, &mut |rows, heads| {
-            let (mut state, mut rows) = (&mut *state, rows);
-            if IMPORTED && record.shared_qk {
-                state = share(block, pass, state, &mut rows);
-            }
-            ttt::learn(block, pass, state, heads, rows)
-        }),
-        Mixer::Attention => projected(block, pass, space, &mut |rows, heads| {
+    if record.kind() == Mixer::TttLite {
+        return ttt_lite::forward(block, pass, state, space);
+    }
+    project(block, pass, space);
+    let (mut rows, heads) = between(block, pass, space);
+    let dropped = match record.kind() {
+        Mixer::Attention => {
             attention::attend(record, pass, state, heads, rows);
             0
-        }),
-        Mixer::TttLite => ttt_lite::forward(block, pass, state, space),
-    }
+        }
+        _ if IMPORTED && record.shared_qk => {
+            let state = share(block, pass, state, &mut rows);
+            ttt::learn(block, pass, state, heads, rows)
+        }
+        _ => ttt::learn(block, pass, state, heads, rows),
+    };
+    finish(block, pass, space);
+    dropped
 }
 
 /// Puts a layer's state back to the start of a document. At most the first `touched` tokens' places may hold anything.
@@ -53,8 +57,7 @@ pub(crate) fn reset(
         .saturating_sub(histories_words(config, &block.record));
     let (state, histories) = state.split_at_mut_checked(own).unwrap_or_default();
     histories.fill(0.0);
-    match block.record.mixer {
-        mixer if !mixer.is_built() => {}
+    match block.record.kind() {
         Mixer::TttLinear | Mixer::TttMlp => ttt::reset(block, config, state),
         Mixer::Attention => attention::reset(&block.record, config, batch, state, touched),
         Mixer::TttLite => state.fill(0.0),
@@ -99,7 +102,7 @@ pub(crate) fn pre_conv<'s>(
     [h, x]: [&mut [f32]; 2],
 ) -> &'s mut [f32] {
     let (state, history) = split_history(pass.config, true, state);
-    pass.normed(h, x, block.gain(Role::PreNorm));
+    pass.normed(block, Role::PreNorm, h, x);
     let (taps, bias) = (block.gain(Role::PreConv), block.gain(Role::PreConvBias));
     pass.convolve_biased(x, history, taps, bias);
     pass.backend.add(h, x);
@@ -117,37 +120,46 @@ struct Heads<'a> {
     temp: &'a mut [f32],
 }
 
-/// The way in and out of a mixer with heads: `q, k, v` and the gate's projections, `mix`, norm, gate, `o`.
-fn projected(
+/// The way into a mixer with heads: `q, k, v` and the gate's projection, one behind the other in `space.hidden`.
+#[cfg_attr(bitttt_micro, inline(never))]
+fn project(block: &Block<'_, '_>, pass: &Pass<'_>, space: &mut Workspace<'_>) {
+    pass.quantise(&mut space.quantised, space.x, pass.config.d_model as usize);
+    let [q, k, v, gate] = parts(block, pass, space.hidden);
+    let products = [(Role::Query, q), (Role::Key, k), (Role::Value, v)];
+    pass.matmul(block, &space.quantised, space.x, products);
+    if block.record.gate {
+        pass.matmul(block, &space.quantised, space.x, [(Role::Gate, gate)]);
+    }
+}
+
+/// Queries, keys, values and the gate's projection.
+#[cfg_attr(bitttt_micro, inline(never))]
+fn parts<'s>(block: &Block<'_, '_>, pass: &Pass<'_>, hidden: &'s mut [f32]) -> [&'s mut [f32]; 4] {
+    let n = pass.tokens * pass.config.d_model as usize;
+    let n_kv = pass.tokens * kv_width(pass.config, Some(&block.record)) as usize;
+    let mut cutter = Cutter(hidden);
+    [n, n_kv, n_kv, n].map(|words| cutter.take(words))
+}
+
+/// What is between the projections: rows and heads.
+fn between<'s>(
     block: &Block<'_, '_>,
     pass: &Pass<'_>,
-    space: &mut Workspace<'_>,
-    mix: &mut dyn FnMut(Rows<'_>, Heads<'_>) -> u32,
-) -> u32 {
-    let config = pass.config;
-    let d_model = (config.d_model as usize).max(1);
-    pass.quantise(&mut space.quantised, space.x, d_model);
-    let (query, key, value) = (
-        block.own(Role::Query),
-        block.own(Role::Key),
-        block.own(Role::Value),
-    );
-    let (n, n_kv) = (pass.tokens * d_model, pass.tokens * value.rows);
-    let mut cutter = Cutter(&mut *space.hidden);
-    let (q, k, v) = (cutter.take(n), cutter.take(n_kv), cutter.take(n_kv));
-    let products = [(&query, &mut *q), (&key, &mut *k), (&value, &mut *v)];
-    pass.matmul(&space.quantised, space.x, products);
-    let gate = block.matrix(Role::Gate).map(|matrix| {
-        let out = cutter.take(n);
-        pass.matmul(&space.quantised, space.x, [(&matrix, &mut *out)]);
-        out
-    });
+    space: &'s mut Workspace<'_>,
+) -> (Rows<'s>, Heads<'s>) {
+    let [q, k, v, _] = parts(block, pass, space.hidden);
     let heads = Heads {
         rope: space.rope,
         angles: space.angles,
         temp: space.head,
     };
-    let dropped = mix([&mut *q, k, v, space.x], heads);
+    ([q, k, v, space.x], heads)
+}
+
+/// The way out of it: norm, gate, `o`.
+#[cfg_attr(bitttt_micro, inline(never))]
+fn finish(block: &Block<'_, '_>, pass: &Pass<'_>, space: &mut Workspace<'_>) {
+    let [out, _, _, gate] = parts(block, pass, space.hidden);
     if let Some(gain) = block.floats(Role::OutNorm) {
         if IMPORTED && block.record.layer_norm {
             pass.layer_norm(space.x, gain, block.gain(Role::OutNormBias));
@@ -155,13 +167,12 @@ fn projected(
             pass.rms_norm(space.x, gain);
         }
     }
-    if let Some(gate) = gate {
+    if block.record.gate {
         match block.record.gelu_gate {
             true if IMPORTED => pass.backend.gelu_gate(space.x, gate),
             _ => pass.backend.gate(space.x, gate),
         }
     }
-    pass.quantise(&mut space.quantised, space.x, d_model);
-    pass.matmul(&space.quantised, space.x, [(&block.own(Role::Output), q)]);
-    dropped
+    pass.quantise(&mut space.quantised, space.x, pass.config.d_model as usize);
+    pass.matmul(block, &space.quantised, space.x, [(Role::Output, out)]);
 }

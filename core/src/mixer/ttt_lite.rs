@@ -8,6 +8,7 @@ use crate::pieces::Cut;
 use crate::workspace::{Cutter, Pass, Workspace};
 
 /// Runs the pass's tokens, see [`super::forward`]. Returns how many updates were dropped.
+#[cfg_attr(bitttt_micro, inline(never))]
 pub(super) fn forward(
     block: &Block<'_, '_>,
     pass: &Pass<'_>,
@@ -20,11 +21,8 @@ pub(super) fn forward(
     let out = cutter.take(pass.tokens * d_model);
     let (f, p) = (cutter.take(pass.tokens * m), cutter.take(pass.tokens * m));
     pass.quantise(&mut space.quantised, space.x, d_model);
-    pass.matmul(
-        &space.quantised,
-        space.x,
-        [(&block.own(Role::Down), &mut *f)],
-    );
+    let down = [(Role::Down, &mut *f)];
+    pass.matmul(block, &space.quantised, space.x, down);
     let decay = block
         .vector(Role::Decay)
         .and_then(|decay| decay.first().copied());
@@ -38,6 +36,6 @@ pub(super) fn forward(
         dropped += u32::from(!pass.backend.lite_step(w, step, f, p));
     }
     pass.quantise(&mut space.quantised, p, m);
-    pass.matmul(&space.quantised, p, [(&block.own(Role::Up), out)]);
+    pass.matmul(block, &space.quantised, p, [(Role::Up, out)]);
     dropped
 }

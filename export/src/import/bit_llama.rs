@@ -4,12 +4,13 @@
 //! Its ternary layers are not multiplied by their scale and take activations as they are: the blob has unit scales and
 //! float activations. Its fast weights start as zeros.
 
-use super::directory::HEAD;
+use super::directory::{HEAD, check_names};
 use super::rows::{Elements, Rows, Tensor, Ternarised, in_runs};
 use super::safetensors::Tensors;
 use super::{Activations, Fields, Foreign, ImportError, Metadata, Options, Source, text};
 use crate::stream::{Place, Scale};
 use bitttt_core::format::{Activation, Config, DType, LayerConfig, Mixer, Role};
+use serde_json::Value;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -39,6 +40,7 @@ pub fn open(path: &Path, options: &Options) -> Result<Foreign<'static>, ImportEr
         plain: true,
         ..LayerConfig::of(Mixer::TttLite)
     };
+    check_names(&tensors, &config, &layer, name_of)?;
     Ok(Foreign {
         layers: vec![layer; config.n_layers as usize],
         config,
@@ -51,7 +53,7 @@ pub fn open(path: &Path, options: &Options) -> Result<Foreign<'static>, ImportEr
     })
 }
 
-type Parts = (Fields, Option<serde_json::Value>, Tensors);
+type Parts = (Fields, Option<Value>, Tensors);
 
 /// Magic, length of a JSON header with config and tokenizer, header, safetensors.
 fn one_file(path: &Path, options: &Options) -> Result<Parts, ImportError> {
@@ -75,8 +77,12 @@ fn one_file(path: &Path, options: &Options) -> Result<Parts, ImportError> {
     let config = header
         .object("config")?
         .ok_or_else(|| header.wrong("config", "is missing: export the .bitt file again"))?;
-    let tokenizer = match header.get("tokenizer").filter(|value| value.is_object()) {
-        Some(tokenizer) if options.needs_tokenizer => Some(tokenizer.clone()),
+    let own = match header.get("tokenizer") {
+        Some(Value::String(text)) => serde_json::from_str(text).ok(),
+        other => other.cloned(),
+    };
+    let tokenizer = match own.filter(Value::is_object) {
+        own @ Some(_) if options.needs_tokenizer => own,
         None if options.needs_tokenizer => {
             let what = "is missing: import without text by --no-tokenizer";
             return Err(header.wrong("tokenizer", what));

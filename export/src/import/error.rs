@@ -45,6 +45,9 @@ pub enum ImportError {
         /// What is wrong and what to do.
         what: String,
     },
+    /// A tensor of the blob was to be f16, and has values that do not fit.
+    #[error("tensor `{0}` holds values above 65504, which f16 cannot: use --embedding f32 or i8")]
+    BeyondF16(String),
     /// The blob could not be written.
     #[error(transparent)]
     Export(#[from] ExportError),

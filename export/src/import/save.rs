@@ -189,12 +189,10 @@ impl Writing<'_> {
                     let rows = values.chunks(place.cols as usize);
                     scales.extend(rows.map(|row| int_row(row, &mut encoded)));
                 }
-                DType::F16 => encoded.extend(
-                    values
-                        .iter()
-                        .flat_map(|&x| half::f16::from_f32(x).to_le_bytes()),
-                ),
-                _ => encoded.extend(values.iter().flat_map(|x| x.to_le_bytes())),
+                DType::F16 => encode(values, &mut encoded, |x| {
+                    half::f16::from_f32(x).to_le_bytes()
+                }),
+                _ => encode(values, &mut encoded, f32::to_le_bytes),
             }
             (self.progress)(share(bytes, values.len(), place));
             Ok(writer.elements(&encoded)?)
@@ -221,7 +219,7 @@ impl Writing<'_> {
             (Embedding::F32, _) if embedding => Ok(DType::F32),
             (Embedding::F16, _) if embedding => match self.fits_f16(place, values)? {
                 true => Ok(DType::F16),
-                false => Err(ExportError::Value(place.name()).into()),
+                false => Err(ImportError::BeyondF16(place.name())),
             },
             (_, Width::F16) => Ok(DType::F16),
             (_, Width::Bf16) if self.fits_f16(place, values)? => Ok(DType::F16),
@@ -253,13 +251,23 @@ impl Writing<'_> {
     }
 }
 
+/// Appends values in a form of `N` bytes each.
+fn encode<const N: usize>(values: &[f32], out: &mut Vec<u8>, form: impl Fn(f32) -> [u8; N]) {
+    let start = out.len();
+    out.resize(start + values.len() * N, 0);
+    let places = out[start..].as_chunks_mut::<N>().0;
+    for (place, &value) in places.iter_mut().zip(values) {
+        *place = form(value);
+    }
+}
+
 /// Appends a row's codes `round_half_even(x / scale)` and returns its scale `max|x| / 127`.
 fn int_row(row: &[f32], out: &mut Vec<u8>) -> f32 {
     let scale = row.iter().fold(0f32, |l, x| l.max(x.abs())) / 127.0;
-    let code = |x: f32| match scale {
-        0.0 => 0,
-        scale => (x / scale).round_ties_even().clamp(-127.0, 127.0) as i8 as u8,
-    };
+    let divisor = if scale == 0.0 { 1.0 } else { scale };
+    // adding 1.5 * 2^23 leaves no bits for a fraction: rounded half to even without a call for each value
+    let code =
+        |x: f32| (x / divisor + 12_582_912.0 - 12_582_912.0).clamp(-127.0, 127.0) as i8 as u8;
     out.extend(row.iter().map(|&x| code(x)));
     scale
 }

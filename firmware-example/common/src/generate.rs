@@ -2,20 +2,23 @@
 
 use crate::model::{PROMPT, PROMPT_TOKENS, TOKENS, open};
 use crate::{Chip, Fault, divided, report_ram};
-use bitttt_core::{Sampler, Session, Tokenizer, crc32};
-use heapless::Vec;
+use bitttt_core::{Crc32, Sampler, Session, Tokenizer};
 
 /// Runs the model in `memory`, of [`PLAN`](crate::model::PLAN)`.words()` words.
 ///
 /// # Errors
 /// What about the model or the memory is not as it should be.
 pub fn generate(chip: &mut impl Chip, memory: &mut [f32]) -> Result<(), Fault> {
-    let mut session = open(memory)?;
-    let checked = session.model().verify();
-    checked.map_err(|_| "the blob is damaged")?;
-    let tokenizer = session.model().tokenizer();
-    let tokenizer = tokenizer.ok_or("the blob has no tokenizer")?;
-    let instructions = run(chip, &mut session, &tokenizer)?;
+    let mut opened = open(memory);
+    let session = opened.as_mut().map_err(|fault| *fault)?;
+    #[cfg(feature = "text")]
+    session
+        .model()
+        .verify()
+        .map_err(|_| "the blob is damaged")?;
+    let tokenizer = &session.model().tokenizer();
+    let tokenizer = tokenizer.as_ref().ok_or("the blob has no tokenizer")?;
+    let instructions = run(chip, session, tokenizer)?;
     chip.hash("state_hash", session.state_hash());
     chip.count(
         "instructions_per_token",
@@ -34,7 +37,7 @@ fn run(
     let mut prompt = [session.model().config().document_token; PROMPT_TOKENS];
     let tokens = encode(tokenizer, &mut prompt)?;
     let mut sampler = Sampler::greedy();
-    let mut generated: Vec<u8, { 4 * TOKENS }> = Vec::new();
+    let mut generated = Crc32::new();
     let mut instructions = 0;
     chip.show(PROMPT.as_bytes());
     let logits = session
@@ -42,7 +45,7 @@ fn run(
         .map_err(|_| "the prompt was refused")?;
     let mut token = sampler.sample(logits);
     for _ in 0..TOKENS {
-        let _ = generated.extend_from_slice(&token.to_le_bytes()); // room for all of them
+        generated.update(&token.to_le_bytes());
         chip.show(tokenizer.decode(token));
         let start = chip.instructions();
         let logits = session.step(token).map_err(|_| "a token was refused")?;
@@ -50,7 +53,7 @@ fn run(
         instructions += chip.instructions() - start;
     }
     chip.line(&["\n--- report"]);
-    chip.hash("tokens_hash", crc32(&generated));
+    chip.hash("tokens_hash", generated.finalize());
     Ok(instructions)
 }
 

@@ -18,13 +18,14 @@ pub fn self_test(
 ) -> Result<(), Fault> {
     products_and_sums_round_separately()?;
     subnormals_survive()?;
-    let mut session = open(memory)?;
-    let tokenizer = session.model().tokenizer();
-    let tokenizer = tokenizer.ok_or("the blob has no tokenizer")?;
+    let mut opened = open(memory);
+    let session = opened.as_mut().map_err(|fault| *fault)?;
+    let tokenizer = &session.model().tokenizer();
+    let tokenizer = tokenizer.as_ref().ok_or("the blob has no tokenizer")?;
     let mut prompt = [session.model().config().document_token; PROMPT_TOKENS];
-    let tokens = encode(&tokenizer, &mut prompt)?;
-    steps_equal_prefill(&mut session, tokens)?;
-    restoring_brings_the_state_back(&mut session, snapshot)?;
+    let tokens = encode(tokenizer, &mut prompt)?;
+    steps_equal_prefill(session, tokens)?;
+    restoring_brings_the_state_back(session, snapshot)?;
     chip.line(&["--- report"]);
     chip.hash("state_hash", session.state_hash());
     report_ram(chip);

@@ -3,7 +3,8 @@
 use super::machine::MachineArgs;
 use super::trained::Trained;
 use crate::engine::blob::Blob;
-use crate::engine::evaluate::{Document, Score, documents, evaluate, read_recall, skip, split};
+use crate::engine::documents::{Document, documents, read_recall, skip, split};
+use crate::engine::evaluate::{Score, evaluate};
 use crate::engine::text::{self, TextTokenizer};
 use crate::engine::{history, stream};
 use crate::output::Output;

@@ -5,7 +5,7 @@ use super::inspect;
 use crate::engine::blob::Blob;
 use crate::output::Output;
 use crate::process;
-use anyhow::{Context as _, Result};
+use anyhow::{Result, ensure};
 use bitttt_export::import::{self, Foreign, Options, Summary};
 use clap::{Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -188,7 +188,7 @@ struct Report {
     #[serde(flatten)]
     summary: Summary,
     seconds: f64,
-    /// The most memory that the process took until the blob was written; checking it maps all of it.
+    /// The most memory that the process took.
     peak_memory_bytes: Option<u64>,
 }
 
@@ -238,18 +238,17 @@ fn write(common: &Common, options: &Options, model: &Foreign<'_>, out: &Output) 
     let bar = ProgressBar::new(model.source.bytes());
     let template = "{bar:30} {bytes} of {total_bytes}, {binary_bytes_per_sec}, {eta} left";
     bar.set_style(ProgressStyle::with_template(template)?);
-    let mut peak_memory_bytes = None;
     let (summary, described) = model.save::<_, anyhow::Error>(
         &common.out,
         options,
         |bytes| bar.inc(bytes),
         |file| {
             bar.finish_and_clear();
-            peak_memory_bytes = process::peak_memory();
             let blob = Blob::of_file(file)?;
-            blob.model()
-                .verify()
-                .context("the finished blob is damaged; import it again")?;
+            ensure!(
+                bitttt_export::checksums_are_right(file)?,
+                "what was written is not what was meant: check the disk and import again"
+            );
             Ok(inspect::describe(&blob.model(), blob.bytes().len()))
         },
     )?;
@@ -263,7 +262,7 @@ fn write(common: &Common, options: &Options, model: &Foreign<'_>, out: &Output) 
         chat_template: model.metadata.chat_template.is_some(),
         summary,
         seconds: start.elapsed().as_secs_f64(),
-        peak_memory_bytes,
+        peak_memory_bytes: process::peak_memory(),
     };
     say(&report, out);
     if let Some(note) = &model.metadata.note {

@@ -5,24 +5,26 @@ use crate::output::Output;
 use anyhow::{Result, bail};
 use bitttt_core::format::LayerConfig;
 use bitttt_core::{Batch, MemoryPlan, Model};
+use bitttt_export::device::{self, Device, Measured};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// Flash of the engine on a Cortex-M4F, as `cargo xtask firmware` measures it, rounded up.
-pub const ENGINE_FLASH: usize = 44 * 1024;
-/// Stack that a session's calls take on a Cortex-M4F at most, as painted, rounded up.
-pub const STACK: usize = 4 * 1024;
+/// The board that is planned for unless another one is named.
+pub const BOARD: &str = "cortex-m4f";
 
 /// Tell what a model needs on a device, part by part, and whether it fits
 #[derive(clap::Args, Clone, Debug)]
 #[command(
-    after_help = "Example:\n  bitttt plan --model demo/demo.bttt --flash 512K --ram 128K\n\nExit code 1 says that it does not fit."
+    after_help = "Example:\n  bitttt plan --model demo/demo.bttt --board cortex-m33 --flash 512K --ram 128K\n\nExit code 1 says that it does not fit."
 )]
 pub struct Args {
     /// The model, a .bttt blob
     #[arg(long, value_name = "FILE")]
     pub model: PathBuf,
+    /// Board whose firmware the engine's flash and the stack are of, as `cargo xtask firmware` measures them
+    #[arg(long, value_name = "NAME", default_value = BOARD)]
+    pub board: String,
     /// Flash of the device in bytes; K and M are understood
     #[arg(long, value_name = "N", value_parser = parse_size)]
     pub flash: Option<usize>,
@@ -44,9 +46,11 @@ pub struct Report {
     pub mixers: BTreeMap<&'static str, usize>,
     /// Tokens that attention without a window has room for; absent where there is none.
     pub context: Option<usize>,
-    /// The blob.
+    /// Board of `engine`, `statics` and `stack`.
+    pub board: String,
+    /// The blob, in whole lines of 64 bytes.
     pub blob: usize,
-    /// Code of the engine, about.
+    /// The firmware without it: engine, start-up, console, report.
     pub engine: usize,
     /// Blob and engine.
     pub flash: usize,
@@ -68,9 +72,11 @@ pub struct Report {
     pub logits: usize,
     /// What a session takes: the sum of the above.
     pub session: usize,
-    /// Stack, about.
+    /// Statics besides the session.
+    pub statics: usize,
+    /// Deepest stack that was measured with a model of such mixers and weights.
     pub stack: usize,
-    /// Session and stack.
+    /// Session, statics and stack.
     pub ram: usize,
     /// A saved state.
     pub snapshot: usize,
@@ -78,16 +84,37 @@ pub struct Report {
     pub fits: bool,
 }
 
+/// A board's firmware.
+///
+/// # Errors
+/// A board that was never measured.
+pub fn device(board: &str) -> Result<Device> {
+    let mut measured = Measured::checked_in()?;
+    match measured.boards.remove(board) {
+        Some(device) => Ok(device),
+        None => {
+            let known: Vec<_> = measured.boards.into_keys().collect();
+            bail!(
+                "--board {board} is none that was measured: {}",
+                known.join(", ")
+            )
+        }
+    }
+}
+
 /// The plan of a model.
 pub fn plan(
     model: &Model<'_>,
     blob: usize,
     batch: Batch,
+    (board, device): (&str, Device),
     flash: Option<usize>,
     ram: Option<usize>,
 ) -> Report {
     let plan: MemoryPlan = model.memory(batch);
-    let (needs_flash, needs_ram) = (blob + ENGINE_FLASH, plan.bytes().saturating_add(STACK));
+    let plain = device::is_plain(model);
+    let needs_flash = device.flash(blob as u64) as usize;
+    let needs_ram = device.ram(&plan, plain) as usize;
     let layers: Vec<LayerConfig> = (0..model.config().n_layers)
         .filter_map(|l| model.layer_config(l).ok())
         .collect();
@@ -99,8 +126,9 @@ pub fn plan(
     Report {
         mixers,
         context: limited.then(|| batch.context(model.config())),
-        blob,
-        engine: ENGINE_FLASH,
+        board: board.to_owned(),
+        blob: Device::blob(blob as u64) as usize,
+        engine: device.flash as usize,
         flash: needs_flash,
         state: plan.state * 4,
         rope: (plan.rope + plan.angles) * 4,
@@ -111,7 +139,8 @@ pub fn plan(
         head: plan.head * 4,
         logits: plan.logits * 4,
         session: plan.bytes(),
-        stack: STACK,
+        statics: device.statics as usize,
+        stack: device.stack(plain) as usize,
         ram: needs_ram,
         snapshot: plan.snapshot_bytes(),
         fits: flash.is_none_or(|have| have >= needs_flash)
@@ -127,11 +156,17 @@ impl Report {
         let context = self
             .context
             .map_or(String::new(), |n| format!(", room for {n} tokens"));
-        let first = format!("{:<26}{}{context}\n", "layers", mixers.join(", "));
+        let first = format!(
+            "{:<26}{}{context}\n{:<26}{}\n",
+            "layers",
+            mixers.join(", "),
+            "board",
+            self.board
+        );
         let parts = [
             ("flash", self.flash),
             ("  model blob", self.blob),
-            ("  engine code, at most", self.engine),
+            ("  firmware besides", self.engine),
             ("RAM", self.ram),
             ("  state", self.state),
             ("  rotary tables", self.rope),
@@ -141,7 +176,8 @@ impl Report {
             ("  look-up tables", self.tables),
             ("  head temporaries", self.head),
             ("  logits", self.logits),
-            ("  stack, at most", self.stack),
+            ("  other statics", self.statics),
+            ("  stack", self.stack),
             ("a saved state", self.snapshot),
         ];
         let lines = parts.map(|(name, bytes)| format!("{name:<26}{bytes:>10} bytes"));
@@ -162,6 +198,7 @@ pub fn run(args: &Args, out: &Output) -> Result<()> {
             Some(tokens) => Batch::new(args.batch).with_context(tokens),
             None => Batch::new(args.batch),
         },
+        (&args.board, device(&args.board)?),
         args.flash,
         args.ram,
     );
@@ -206,6 +243,31 @@ fn parse_size(text: &str) -> Result<usize, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bitttt_core::format::DType;
+
+    #[test]
+    fn a_plan_adds_up_and_is_of_the_board() {
+        let config = bitttt_export::random::small_config();
+        let layers = [bitttt_export::random::FULL_LAYER];
+        let blob = bitttt_export::random::blueprint(&config, &layers, DType::T5, 1);
+        let blob = blob.to_bytes().unwrap();
+        let blob = bitttt_export::AlignedCopy::of(&blob);
+        let model = Model::from_bytes(blob.bytes()).unwrap();
+        let board = device(BOARD).unwrap();
+        let plan = plan(
+            &model,
+            blob.bytes().len(),
+            Batch::ONE,
+            (BOARD, board),
+            None,
+            None,
+        );
+        assert_eq!(plan.flash, plan.blob + plan.engine);
+        assert_eq!(plan.ram, plan.session + plan.statics + plan.stack);
+        assert_eq!(plan.stack as u64, board.stack);
+        assert!(plan.blob.is_multiple_of(64) && plan.blob >= blob.bytes().len());
+        assert!(device("cortex-m9").unwrap_err().to_string().contains(BOARD));
+    }
 
     #[test]
     fn sizes_take_units() {

@@ -12,7 +12,8 @@ use bitttt_core::{Model as CoreModel, Sampler};
 use bitttt_export::AlignedCopy;
 use candle_core::{D, Device, Tensor};
 
-use super::evaluate::{Document, Read, Score, evaluate_with};
+use super::documents::Document;
+use super::evaluate::{Read, Score, evaluate_with};
 use super::export::{Storage, blueprint};
 use crate::model::{Carry, Model};
 use crate::ops::loss;

@@ -6,7 +6,8 @@ use anyhow::{Result, ensure};
 use bitttt_core::{Learning, Model};
 use serde::Serialize;
 
-use super::evaluate::{Document, evaluate};
+use super::documents::Document;
+use super::evaluate::evaluate;
 use super::machine::Machine;
 
 /// Tokens of a window whose loss is taken.

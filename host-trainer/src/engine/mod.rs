@@ -4,6 +4,7 @@ pub mod blob;
 pub mod by_position;
 pub mod chat;
 pub mod device_check;
+pub mod documents;
 pub mod evaluate;
 pub mod export;
 pub mod generate;

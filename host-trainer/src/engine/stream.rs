@@ -5,7 +5,8 @@ use bitttt_core::{Batch, Learning, Model};
 use serde::Serialize;
 
 use super::blob::{HOST_BATCH, memory_for};
-use super::evaluate::{Document, cross_entropy};
+use super::documents::Document;
+use super::evaluate::cross_entropy;
 use super::machine::Machine;
 
 /// Lines of the report.

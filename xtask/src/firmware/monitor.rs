@@ -1,6 +1,7 @@
 //! A machine that fails, watched on boards and here: the same scores, the same learned state, an alarm.
 
 use super::emulate;
+use crate::blob;
 use crate::boards::{self, Board};
 use crate::command::root;
 use crate::host::Job;
@@ -8,7 +9,6 @@ use crate::report::Report;
 use crate::setup::toolchain;
 use anyhow::{Context, Result, ensure};
 use bitttt_core::{Batch, Crc32, Model, Session};
-use bitttt_export::AlignedCopy;
 use bitttt_sensor::{Fault, Machine, Monitor, Quantizer, Score};
 
 /// As in firmware-example/common/src/monitor.rs.
@@ -20,9 +20,7 @@ const FAILURE: u32 = 200;
 /// Runs the firmware `monitor` on a board of each family and shows what it says.
 pub fn run() -> Result<()> {
     let blob = root().join("demo/sensor.bttt");
-    let bytes = std::fs::read(&blob)
-        .with_context(|| format!("cannot read the model {}", blob.display()))?;
-    let expected = here(&bytes)?;
+    let expected = here(blob::read(&blob)?.bytes())?;
     let job = Job {
         blob: &blob,
         prompt: "a",
@@ -37,8 +35,7 @@ pub fn run() -> Result<()> {
 
 /// Checksum of the scores and of the state that the same samples lead to on this machine.
 fn here(bytes: &[u8]) -> Result<[u32; 2]> {
-    let blob = AlignedCopy::of(bytes);
-    let model = Model::from_bytes(blob.bytes())?;
+    let model = Model::from_bytes(bytes)?;
     let mut memory = vec![0.0; model.memory(Batch::ONE).words()];
     let session = Session::new(model, Batch::ONE, &mut memory)?;
     let mut machine = Machine::new(MACHINE);

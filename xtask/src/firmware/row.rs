@@ -5,6 +5,7 @@ use crate::elf::Image;
 use crate::host::Outcome;
 use crate::report::Report;
 use anyhow::Result;
+use bitttt_export::device::Device;
 use serde::Serialize;
 use std::fmt::Write;
 
@@ -25,8 +26,12 @@ pub struct Row {
     stack_bytes: Option<u64>,
     /// The whole firmware.
     flash_bytes: Option<u64>,
-    /// The same without the blob.
+    /// The same without the blob, in whole lines as it lies there.
     engine_flash_bytes: Option<u64>,
+    /// The same without vectors, start-up, clock, console and report.
+    core_flash_bytes: Option<u64>,
+    /// What is not compared with `bitttt plan`, and why.
+    note: Option<String>,
     /// Names and bytes of functions and statics.
     #[serde(skip)]
     pub(super) symbols: Vec<(String, u64)>,
@@ -70,7 +75,9 @@ impl Row {
 
     /// Takes what the linked firmware says, which contains a blob of `blob_bytes`.
     pub fn read_image(&mut self, board: &Board, image: &Image, blob_bytes: u64) {
-        let engine = image.flash_bytes.saturating_sub(blob_bytes);
+        let engine = image.flash_bytes.saturating_sub(Device::blob(blob_bytes));
+        let core = engine.saturating_sub(image.chip_bytes);
+        self.core_flash_bytes = Some(core);
         self.flash_bytes = Some(image.flash_bytes);
         self.symbols.clone_from(&image.symbols);
         self.engine_flash_bytes = Some(engine);
@@ -80,6 +87,11 @@ impl Row {
                 board.flash_limit
             )
         });
+        if let Some(limit) = board.core_limit {
+            self.check(core <= limit, || {
+                format!("flash of the engine, {core}, is above {limit}")
+            });
+        }
         self.check(image.panics.is_empty(), || {
             format!("it could panic: {}", image.panics.join(", "))
         });
@@ -136,7 +148,42 @@ impl Row {
         Ok(())
     }
 
-    fn cells(&self) -> [String; 8] {
+    /// What a plan for this board would have to be based on; 0 where it was not measured.
+    pub fn device(&self) -> Device {
+        let [ram, session, stack] =
+            [self.ram_bytes, self.session_bytes, self.stack_bytes].map(Option::unwrap_or_default);
+        Device {
+            flash: self.engine_flash_bytes.unwrap_or_default(),
+            statics: ram.saturating_sub(session + stack),
+            stack,
+            stack_of_others: stack,
+        }
+    }
+
+    /// Compares with what `bitttt plan` says of the board; the stack only where it is known to the byte, since an interrupt
+    /// adds to it or not.
+    pub fn compare(&mut self, planned: &Device, stack: Option<u64>) {
+        let found = self.device();
+        let mut pairs = vec![
+            ("flash without the blob", planned.flash, found.flash),
+            ("statics", planned.statics, found.statics),
+        ];
+        pairs.extend(stack.map(|stack| ("stack", stack, found.stack)));
+        for (what, planned, found) in pairs {
+            self.check(planned == found, || {
+                format!(
+                    "{what} takes {found} bytes, `bitttt plan` says {planned}: run `cargo xtask firmware --record`"
+                )
+            });
+        }
+    }
+
+    /// Says what was left out.
+    pub fn note(&mut self, note: String) {
+        self.note = Some(note);
+    }
+
+    fn cells(&self) -> [String; 9] {
         let number = |value: Option<u64>| value.map_or("-".to_owned(), |value| value.to_string());
         [
             self.board.to_owned(),
@@ -144,6 +191,7 @@ impl Row {
             number(self.instructions_per_token),
             number(self.flash_bytes),
             number(self.engine_flash_bytes),
+            number(self.core_flash_bytes),
             number(self.ram_bytes),
             number(self.stack_bytes),
             if self.ok { "ok" } else { "FAILED" }.to_owned(),
@@ -159,6 +207,7 @@ pub fn table(rows: &[Row]) -> String {
         "instructions/token",
         "flash",
         "without blob",
+        "engine",
         "RAM",
         "stack",
         "",
@@ -173,7 +222,7 @@ pub fn table(rows: &[Row]) -> String {
     let mut table = line(&heads.map(str::to_owned), &widths);
     for (row, cells) in rows.iter().zip(&cells) {
         table.push_str(&line(cells, &widths));
-        for fault in &row.faults {
+        for fault in row.faults.iter().chain(&row.note) {
             let _ = writeln!(table, "  {fault}");
         }
     }
@@ -181,11 +230,11 @@ pub fn table(rows: &[Row]) -> String {
 }
 
 /// Two columns of names, then numbers, then a word.
-fn line(cells: &[String; 8], widths: &[usize]) -> String {
+fn line(cells: &[String; 9], widths: &[usize]) -> String {
     let mut line = String::new();
     for (column, (cell, &width)) in cells.iter().zip(widths).enumerate() {
         let _ = match column {
-            2..=6 => write!(line, "{cell:>width$}  "),
+            2..=7 => write!(line, "{cell:>width$}  "),
             _ => write!(line, "{cell:width$}  "),
         };
     }
@@ -249,17 +298,50 @@ mod tests {
         let check = |flash_bytes, panics: &[&str]| {
             let image = Image {
                 flash_bytes,
+                chip_bytes: 0,
                 symbols: Vec::new(),
                 panics: panics.iter().map(|&panic| panic.to_owned()).collect(),
             };
             let mut row = Row::new("a board", String::new());
-            row.read_image(&BOARDS[0], &image, 100);
+            row.read_image(&BOARDS[0], &image, 100); // two lines
             row.is_ok()
         };
-        let limit = BOARDS[0].flash_limit + 100;
+        let limit = BOARDS[0].flash_limit + 128;
         assert!(check(limit, &[]));
         assert!(!check(limit + 1, &[]));
         assert!(!check(limit, &["panic_fmt"]));
+    }
+
+    #[test]
+    fn a_board_that_takes_another_byte_than_planned_is_not_ok() {
+        let mut row = read(1, 1018);
+        let planned = Device {
+            statics: 8,
+            stack: 10,
+            ..row.device()
+        };
+        row.compare(&planned, Some(10));
+        assert!(row.is_ok());
+        row.compare(&planned, Some(12));
+        assert!(!row.is_ok());
+    }
+
+    #[test]
+    fn an_engine_above_its_promise_is_not_ok() {
+        let board = BOARDS.iter().find(|board| board.core_limit.is_some());
+        let board = board.unwrap();
+        let check = |chip_bytes| {
+            let image = Image {
+                flash_bytes: board.core_limit.unwrap() + 65,
+                chip_bytes,
+                symbols: Vec::new(),
+                panics: Vec::new(),
+            };
+            let mut row = Row::new("a board", String::new());
+            row.read_image(board, &image, 1);
+            row.faults.iter().any(|fault| fault.contains("engine"))
+        };
+        assert!(check(0) && !check(1));
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! What a board is given to do, what that must come to, and which boards have room for it.
 
-use crate::boards::Board;
+use crate::blob;
+use crate::boards::{Board, Engine};
 use crate::host::{self, Job, Outcome};
-use anyhow::{Context, Result, anyhow};
-use bitttt_core::format::Mixer;
-use bitttt_core::{Batch, MemoryPlan, Model};
-use bitttt_export::AlignedCopy;
+use anyhow::{Context, Result};
+use bitttt_core::format::{DType, Mixer};
+use bitttt_core::{Batch, Model};
 use std::fmt;
 
 /// A job with its outcome.
@@ -19,23 +19,23 @@ pub struct Task<'a> {
     pub session_bytes: u64,
     /// A session and its snapshot, which `self-test` holds at once.
     memory_bytes: u64,
-    /// Whether a layer's mixer is none of ttt-linear.
-    needs_mixers: bool,
+    /// The least that runs the model.
+    needs: Engine,
 }
 
 impl<'a> Task<'a> {
     /// Does the job here.
     pub fn new(job: Job<'a>) -> Result<Self> {
         let file = job.blob.display();
-        let blob =
-            std::fs::read(job.blob).with_context(|| format!("cannot read the model {file}"))?;
-        let plan = MemoryPlan::of_blob(&blob, Batch::ONE)
-            .map_err(|why| anyhow!("{file} is not a model: {why}"))?;
+        let blob = blob::read(job.blob)?;
+        let model =
+            Model::from_bytes(blob.bytes()).with_context(|| format!("{file} is not a model"))?;
+        let plan = model.memory(Batch::ONE);
         Ok(Self {
             expected: host::outcome(&job)?,
-            blob_bytes: blob.len() as u64,
+            blob_bytes: blob.bytes().len() as u64,
             session_bytes: plan.bytes() as u64,
-            needs_mixers: needs_mixers(&blob),
+            needs: needs(&model),
             memory_bytes: (plan.bytes() + plan.snapshot_bytes()) as u64,
             job,
         })
@@ -43,7 +43,7 @@ impl<'a> Task<'a> {
 
     /// Whether a board has room for the model beside the firmware at its largest.
     pub fn fits(&self, board: &Board) -> bool {
-        (board.mixers || !self.needs_mixers)
+        self.needs <= board.engine
             && self.blob_bytes + board.flash_limit <= board.flash
             && self.memory_bytes + board.ram_limit <= board.ram
     }
@@ -55,12 +55,21 @@ impl<'a> Task<'a> {
     }
 }
 
-fn needs_mixers(blob: &[u8]) -> bool {
-    let blob = AlignedCopy::of(blob);
-    Model::from_bytes(blob.bytes()).is_ok_and(|model| {
-        let mut layers = (0..model.config().n_layers).filter_map(|l| model.layer_config(l).ok());
-        layers.any(|layer| layer.mixer != Mixer::TttLinear)
-    })
+fn needs(model: &Model<'_>) -> Engine {
+    let mut layers = (0..model.config().n_layers).filter_map(|l| model.layer_config(l).ok());
+    let alphabet = model
+        .tokenizer()
+        .is_some_and(|tokenizer| tokenizer.is_alphabet());
+    let mut tensors = model.tensors();
+    if layers.any(|layer| layer.mixer != Mixer::TttLinear) {
+        Engine::Full
+    } else if alphabet
+        && tensors.all(|tensor| matches!(tensor.dtype, DType::T5 | DType::I8 | DType::F32))
+    {
+        Engine::Minimal
+    } else {
+        Engine::Linear
+    }
 }
 
 impl fmt::Display for Task<'_> {

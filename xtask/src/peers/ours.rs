@@ -89,15 +89,15 @@ impl Engine for Ours<'_> {
         "bitttt".to_owned()
     }
 
-    /// A model older than the program is written anew: the format may have changed.
+    /// A model older than the program is written anew: the format may have changed. Imports always are, to be timed.
     fn prepare(&mut self, job: &Job) -> Result<()> {
         let age = |path: &Path| path.metadata().and_then(|data| data.modified()).ok();
         let model = self.model(job);
-        if age(&model) > age(self.program) {
-            return Ok(());
-        }
         if let Some(quant) = self.imports {
             return self.import(job, quant, &model);
+        }
+        if age(&model) > age(self.program) {
+            return Ok(());
         }
         let mut synth = command(self.program);
         synth.args(["synth", "--weights", self.weights]);

@@ -2,7 +2,7 @@
 
 from os import PathLike
 from pathlib import Path
-from typing import Any, Iterator, Literal, Sequence, TypedDict, Union
+from typing import Any, Iterator, Literal, Mapping, Sequence, TypedDict, Union
 
 import numpy as np
 import numpy.typing as npt
@@ -67,6 +67,9 @@ class Model:
     def has_tokenizer(self) -> bool:
         """Whether it takes and makes text."""
     @property
+    def stop_tokens(self) -> list[int]:
+        """Tokens that end what it writes."""
+    @property
     def metadata(self) -> str: ...
     @property
     def nbytes(self) -> int:
@@ -75,6 +78,11 @@ class Model:
         """Tokens of a text, without the document token."""
     def decode(self, tokens: _Tokens) -> str:
         """Text of tokens; what is no whole character is U+FFFD."""
+    def apply_chat_template(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """A conversation as an imported model was taught to read it, up to where its answer begins.
+
+        messages: each with a "role" ("system", "user", "assistant") and a "content".
+        """
 
 class Session:
     """One stream of tokens through a model, which learns as it reads.
@@ -123,7 +131,7 @@ class Session:
         temperature: 0 takes the most probable token.
         top_k: keeps the most probable tokens; 0 keeps all.
         top_p: keeps the most probable tokens that make up this share.
-        stop: tokens and strings to end before; the document token unless given, `[]` for none.
+        stop: tokens and strings to end before; the model's `stop_tokens` unless given, `[]` for none.
         """
     def generate_tokens(
         self,

@@ -85,17 +85,6 @@ const OF_LLAMA3: &str = "<|begin_of_text|>";
 /// # Errors
 /// One that is missing or of another kind, or whose parts do not fit.
 pub fn convert(reader: &Reader<'_>, vocabulary: &Vocabulary<'_>) -> Result<Converted, ImportError> {
-    match reader.text("model")? {
-        Some("gpt2") => {}
-        None | Some("none" | "no_vocab") => {
-            let what = format!("is missing: the file has no tokenizer; {WAY_OUT}");
-            return Err(reader.wrong("model", what));
-        }
-        Some(other) => {
-            let what = format!("is `{other}`; `gpt2` and `llama` are read; {WAY_OUT}");
-            return Err(reader.wrong("model", what));
-        }
-    }
     // Microsoft's files of BitNet b1.58 2B4T and Llama 3 do not say it, and llama.cpp then cuts as it should not.
     let own = reader.text("pre")?;
     let name = match own {

@@ -55,6 +55,7 @@ pub fn metadata(
         metadata.stop = eos.into_iter().collect();
         return Ok((metadata, document_token));
     }
+    reader.refuse_other_models()?;
     let vocabulary = reader.vocabulary()?;
     let Converted {
         tokenizer,
@@ -115,6 +116,17 @@ impl<'a> Reader<'a> {
         };
         let wrong = || self.wrong(name, format!("is {value}, not a text"));
         value.as_text().map(Some).ok_or_else(wrong)
+    }
+
+    fn refuse_other_models(&self) -> Result<(), ImportError> {
+        let what = match self.text("model")? {
+            Some("gpt2" | "llama") => return Ok(()),
+            None | Some("none" | "no_vocab") => {
+                format!("is missing: the file has no tokenizer; {WAY_OUT}")
+            }
+            Some(other) => format!("is `{other}`; `gpt2` and `llama` are read; {WAY_OUT}"),
+        };
+        Err(self.wrong("model", what))
     }
 
     fn flag(&self, name: &str, default: bool) -> Result<bool, ImportError> {

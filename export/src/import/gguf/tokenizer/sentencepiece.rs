@@ -1,7 +1,7 @@
 //! SentencePiece BPE with scores (`llama`): no merges are stored; of all neighbours whose text together is a token, those
 //! are merged whose token has the highest score. Characters without a token become tokens of their bytes.
 
-use super::{Converted, Reader, Vocabulary, document, kind};
+use super::{Converted, Reader, Vocabulary, WAY_OUT, document, kind};
 use crate::import::ImportError;
 use serde_json::{Value, json};
 use std::collections::HashSet;
@@ -12,10 +12,16 @@ const SPACE: &str = "\u{2581}";
 /// Converts a tokenizer.
 ///
 /// # Errors
-/// Scores that are missing or too few.
+/// Scores that are missing, too few, or all the same.
 pub fn convert(reader: &Reader<'_>, vocabulary: &Vocabulary<'_>) -> Result<Converted, ImportError> {
     let count = vocabulary.texts.len();
     let scores = reader.numbers("scores", count, super::Value::as_f64)?;
+    let merges = merges(vocabulary, &scores);
+    if merges.windows(2).all(|pair| pair[0].0 == pair[1].0) && merges.len() > 1 {
+        let what = format!("are all equal, and so do not say what is merged first; {WAY_OUT}");
+        return Err(reader.wrong("scores", what));
+    }
+    let merges: Vec<_> = merges.into_iter().map(|(_, pair)| pair).collect();
     let prefix = reader.flag("add_space_prefix", true)?;
     let unknown = vocabulary
         .kinds
@@ -37,7 +43,7 @@ pub fn convert(reader: &Reader<'_>, vocabulary: &Vocabulary<'_>) -> Result<Conve
     let model = json!({
         "type": "BPE", "dropout": null, "unk_token": unknown, "continuing_subword_prefix": null,
         "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true, "ignore_merges": false,
-        "vocab": vocabulary.ids(), "merges": merges(vocabulary, &scores),
+        "vocab": vocabulary.ids(), "merges": merges,
     });
     let normalizer = json!({"type": "Sequence", "normalizers": normalizers});
     let decoder = json!({"type": "Sequence", "decoders": decoders});
@@ -48,8 +54,8 @@ pub fn convert(reader: &Reader<'_>, vocabulary: &Vocabulary<'_>) -> Result<Conve
     })
 }
 
-/// Every way to make a token of two, that with the higher score first; the order of equals is that of `transformers`.
-fn merges<'a>(vocabulary: &Vocabulary<'a>, scores: &[f64]) -> Vec<[&'a str; 2]> {
+/// Every way to make a token of two with that token's score, that with the higher score first; the order of equals is that of `transformers`.
+fn merges<'a>(vocabulary: &Vocabulary<'a>, scores: &[f64]) -> Vec<(f64, [&'a str; 2])> {
     let texts = || vocabulary.texts.iter().copied();
     let tokens: HashSet<&str> = texts().collect();
     let unmade = |kind: i64| matches!(kind, kind::UNKNOWN | kind::CONTROL | kind::BYTE);
@@ -69,6 +75,6 @@ fn merges<'a>(vocabulary: &Vocabulary<'a>, scores: &[f64]) -> Vec<[&'a str; 2]> 
             .then_with(|| lengths(b).cmp(&lengths(a)))
     });
     ways.into_iter()
-        .map(|(_, left, right)| [left, right])
+        .map(|(score, left, right)| (score, [left, right]))
         .collect()
 }

@@ -167,6 +167,17 @@ fn tokenizers_that_cannot_be_converted_are_refused_by_name() {
         error.contains("`tokenizer.ggml.merges` has `h h e`"),
         "{error}"
     );
+    let error = refused("spm.gguf", |bytes| {
+        let key = text("tokenizer.ggml.scores");
+        let found = bytes.windows(key.len()).position(|part| part == key);
+        let at = found.unwrap() + key.len() + 8; // behind the types
+        let count = u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
+        bytes[at + 8..][..count as usize * 4].fill(0);
+    });
+    assert!(
+        error.contains("`tokenizer.ggml.scores` are all equal"),
+        "{error}"
+    );
     let few = metadata(&file("bpe.gguf", |_| ()), &Options::default(), 99);
     let error = few.unwrap_err().to_string();
     assert!(error.contains("`tokenizer.ggml.bos_token_id`"), "{error}");
