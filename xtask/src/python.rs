@@ -1,6 +1,6 @@
 //! The Python package, installed into an environment of its own as a user would install it, and its tests.
 
-use crate::command::{command, root, run, succeeds};
+use crate::command::{cargo, command, root, run, succeeds};
 use crate::setup;
 use anyhow::Result;
 use std::env::{join_paths, split_paths, var_os};
@@ -37,9 +37,18 @@ pub fn test() -> Result<()> {
     install.args(["--config-settings", "build-args=--profile=dev"]);
     install.arg(root().join(FOLDER));
     run(&mut install)?;
+    // of the whole workspace, so that its crates are those that the other tests have built
+    run(&mut cargo(&[
+        "build",
+        "--quiet",
+        "--workspace",
+        "--bin",
+        "bitttt",
+    ]))?;
     let mut pytest = inside("python");
     pytest
         .args(["-m", "pytest"])
+        .env("BITTTT_COMMAND", root().join("target/debug/bitttt"))
         .current_dir(root().join(FOLDER));
     run(&mut pytest)
 }

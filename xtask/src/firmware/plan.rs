@@ -1,4 +1,4 @@
-//! What `bitttt plan` says of a board, and what a run of its firmware measures: the same, to the byte.
+//! What `bitttt plan` says of a board, and what a run of its firmware measures: the same, but for what depends on the folder.
 
 use super::{PROMPT, Row, TOKENS, rows};
 use crate::blob;

@@ -40,6 +40,10 @@ pub struct Row {
     faults: Vec<String>,
 }
 
+/// Bytes by which the same firmware differs from folder to folder: the compiler orders functions by names that depend on where
+/// the sources lie, and with the order change the padding between functions and the calls that an interrupt meets.
+const ORDER: u64 = 64;
+
 impl Row {
     /// A row without figures.
     pub fn new(board: &'static str, model: String) -> Self {
@@ -165,12 +169,12 @@ impl Row {
     pub fn compare(&mut self, planned: &Device, stack: Option<u64>) {
         let found = self.device();
         let mut pairs = vec![
-            ("flash without the blob", planned.flash, found.flash),
-            ("statics", planned.statics, found.statics),
+            ("flash without the blob", planned.flash, found.flash, ORDER),
+            ("statics", planned.statics, found.statics, 0),
         ];
-        pairs.extend(stack.map(|stack| ("stack", stack, found.stack)));
-        for (what, planned, found) in pairs {
-            self.check(planned == found, || {
+        pairs.extend(stack.map(|stack| ("stack", stack, found.stack, ORDER)));
+        for (what, planned, found, slack) in pairs {
+            self.check(planned.abs_diff(found) <= slack, || {
                 format!(
                     "{what} takes {found} bytes, `bitttt plan` says {planned}: run `cargo xtask firmware --record`"
                 )
@@ -313,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn a_board_that_takes_another_byte_than_planned_is_not_ok() {
+    fn a_board_that_takes_more_than_planned_is_not_ok() {
         let mut row = read(1, 1018);
         let planned = Device {
             statics: 8,
@@ -321,8 +325,9 @@ mod tests {
             ..row.device()
         };
         row.compare(&planned, Some(10));
+        row.compare(&planned, Some(10 + ORDER));
         assert!(row.is_ok());
-        row.compare(&planned, Some(12));
+        row.compare(&planned, Some(11 + ORDER));
         assert!(!row.is_ok());
     }
 

@@ -15,7 +15,7 @@ pub struct Task<'a> {
     pub expected: Outcome,
     /// Length of the model's file.
     pub blob_bytes: u64,
-    /// What [`MemoryPlan`] says of a session.
+    /// What `MemoryPlan` says of a session.
     pub session_bytes: u64,
     /// A session and its snapshot, which `self-test` holds at once.
     memory_bytes: u64,
