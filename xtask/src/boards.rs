@@ -98,14 +98,14 @@ pub const BOARDS: &[Board] = &[
         flash: 256 << 10,
         ram: 16 << 10,
         flash_limit: 41_100,
-        ram_limit: 2_240,
+        ram_limit: 2_300,
         ..CORTEX_M
     },
     Board {
         name: "cortex-m0plus",
         target: "thumbv6m-none-eabi",
         flash_limit: 41_100,
-        ram_limit: 2_240,
+        ram_limit: 2_300,
         ..CORTEX_M
     },
     Board {

@@ -42,7 +42,7 @@ pub struct Row {
 
 /// Bytes by which the same firmware differs from folder to folder: the compiler orders functions by names that depend on where
 /// the sources lie, and with the order change the padding between functions and the calls that an interrupt meets.
-const ORDER: u64 = 64;
+const ORDER: u64 = 128;
 
 impl Row {
     /// A row without figures.
