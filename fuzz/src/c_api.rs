@@ -96,7 +96,7 @@ impl World {
         })
     }
 
-    /// A pointer to the session, or one that is none.
+    /// Makes the call; before `Call::Init` the session is a null pointer.
     fn call(&mut self, call: &Call) -> Status {
         let (mut count, mut small, mut large) = (0usize, 0u32, 0u64);
         let blob = self.blob.as_ptr().cast::<u8>();

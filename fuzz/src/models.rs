@@ -1,7 +1,7 @@
 //! Small models, and what every model must hold to.
 
 use bitttt_core::format::{Config, DType, LayerConfig, Mixer};
-use bitttt_core::{Batch, Model, Session};
+use bitttt_core::{Batch, Model};
 use bitttt_export::AlignedCopy;
 use bitttt_export::random::{FULL_LAYER, blueprint};
 
@@ -65,18 +65,4 @@ pub fn bits(logits: &[f32]) -> Vec<u32> {
         }
     };
     logits.iter().map(canonical).collect()
-}
-
-/// A session on this model that has read `tokens` by steps on the scalar backend.
-pub fn reference<'m, 's>(
-    model: Model<'m>,
-    memory: &'s mut [f32],
-    tokens: &[u32],
-) -> Option<Session<'m, 's>> {
-    let scalar = bitttt_core::Backend::SCALAR;
-    let mut session = Session::with_backend(model, Batch::ONE, memory, scalar).ok()?;
-    for &token in tokens {
-        session.step(token).ok()?;
-    }
-    Some(session)
 }

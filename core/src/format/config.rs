@@ -122,9 +122,10 @@ impl Config {
             return Err(BlobError::Config("flags"));
         }
         if flags & FLAG_FLOAT_ACTIVATIONS != 0 && !IMPORTED {
-            return Err(BlobError::Config(
-                "flags (float activations need the feature `imported`)",
-            ));
+            return Err(BlobError::LeftOut {
+                what: "activations kept as f32",
+                feature: "imported",
+            });
         }
         let config = Self {
             vocab_size: u32_at(bytes, field::VOCAB_SIZE),

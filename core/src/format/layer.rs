@@ -200,7 +200,10 @@ impl LayerConfig {
             return Err(wrong(layer, "flags"));
         }
         if flags >> 8 != 0 && !IMPORTED {
-            return Err(wrong(layer, "flags (they need the feature `imported`)"));
+            return Err(BlobError::LeftOut {
+                what: "layers of another project's shape",
+                feature: "imported",
+            });
         }
         let record = Self {
             mixer,

@@ -200,8 +200,8 @@ impl Backend {
     }
 
     /// Matrices times the same activations: `out[t, r]` for tokens `t` and rows `r` of each. Integer weights take the
-    /// quantised activations, float weights and all where activations stay wide the activations themselves, `x [n, cols]`. One hand-off to the threads
-    /// for all of them.
+    /// quantised activations; float weights, and all where activations stay wide, the activations themselves,
+    /// `x [n, cols]`. One hand-off to the threads for all of them.
     pub(crate) fn matmul<const N: usize>(
         self,
         parallel: &dyn Parallel,
