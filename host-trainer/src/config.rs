@@ -46,6 +46,9 @@ pub struct TrainConfig {
     /// Latent ternary weights are kept within this many times their matrix's mean of absolute values, from where they can
     /// still change sides; 0 for no bound.
     pub latent_clip: f64,
+    /// Share of the embedding's values, and of what each half of a block adds to the stream, that a step leaves out (Srivastava
+    /// et al. 2014): for texts that are read many times over.
+    pub dropout: f64,
     /// Seed of initial weights and of the order of the data.
     pub seed: u64,
     /// Share of each file's documents (of its tokens when there is one document) held out, at the end.
@@ -77,6 +80,7 @@ impl Default for TrainConfig {
             beta2: 0.98,
             grad_clip: 1.0,
             latent_clip: 0.0,
+            dropout: 0.0,
             seed: 1,
             val_fraction: 0.1,
             eval_every: 250,
@@ -135,6 +139,7 @@ impl TrainConfig {
             ("min_lr", self.min_lr),
             ("warmup", self.warmup),
             ("weight_decay", self.weight_decay),
+            ("dropout", self.dropout),
             ("beta1", self.beta1),
             ("beta2", self.beta2),
             ("val_fraction", self.val_fraction),

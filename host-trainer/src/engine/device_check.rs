@@ -8,6 +8,7 @@ use crate::config::{Activation, ModelConfig, TrainConfig};
 use crate::model::{self, Model};
 use crate::ops::bit_linear::{bit_linear, int8_head};
 use crate::ops::conv::causal_conv;
+use crate::ops::dropout::Dropout;
 use crate::ops::embedding::embedding;
 use crate::ops::ffn::glu_norm;
 use crate::ops::loss::{IGNORE, cross_entropy};
@@ -175,6 +176,14 @@ fn cases(tokens: usize) -> Result<Vec<Case>> {
         Case::new("causal_conv", &[x, &[4, D]], [SUMS; 2], |t| {
             causal_conv(&t[0], &t[1])
         })?,
+        Case::new("dropout", &[x], [0.0; 2], |t| {
+            let dropout = Dropout {
+                share: 0.3,
+                key: 5,
+                first_row: 2,
+            };
+            dropout.apply(&t[0])
+        })?,
         Case::new("embedding", &[&[500, D]], [1e-7, SUMS], move |t| {
             let ids: Vec<u32> = (0..len).map(|i| i * i % 499).collect();
             embedding(&Tensor::from_vec(ids, (2, tokens), &Device::Cpu)?, &t[0])
@@ -310,7 +319,7 @@ mod tests {
     #[test]
     fn the_cpu_agrees_with_itself() {
         let outcomes = check_rows(&Device::Cpu, 20, &mut |_| {}).unwrap();
-        assert_eq!(outcomes.len(), 16);
+        assert_eq!(outcomes.len(), 17);
         for outcome in outcomes {
             assert!(outcome.passed, "{outcome:?}");
             assert!(outcome.values == 0.0 && outcome.gradients.iter().all(|g| *g == 0.0));

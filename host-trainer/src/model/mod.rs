@@ -15,6 +15,7 @@ use candle_core::{Result, Tensor, Var};
 
 use crate::config::ModelConfig;
 use crate::ops::bit_linear::int8_head;
+use crate::ops::dropout::Dropout;
 use crate::ops::embedding::embedding;
 use crate::ops::ffn::glu_norm;
 use crate::ops::inner_loss::InnerLoss;
@@ -85,11 +86,7 @@ impl Model {
     /// # Errors
     /// When a token is out of range.
     pub fn forward(&self, tokens: &Tensor) -> Result<Tensor> {
-        let mut h = embedding(tokens, &self.embed)?;
-        for block in &self.blocks {
-            h = block.forward(&h, self.config.norm_eps, None)?;
-        }
-        self.logits(&h)
+        self.forward_training(tokens, None, None)
     }
 
     /// The same for the next segment `tokens [B, T]` of longer rows, whose state goes over in `carry`. Every segment but
@@ -98,12 +95,30 @@ impl Model {
     /// # Errors
     /// As [`Model::forward`]; mixers that carry nothing (see [`ModelConfig::carries`]).
     pub fn forward_segment(&self, tokens: &Tensor, carry: &mut Carry) -> Result<Tensor> {
-        carry
-            .blocks
-            .resize(self.blocks.len(), BlockCarry::default());
-        let mut h = embedding(tokens, &self.embed)?;
-        for (block, carry) in self.blocks.iter().zip(&mut carry.blocks) {
-            h = block.forward(&h, self.config.norm_eps, Some(carry))?;
+        self.forward_training(tokens, Some(carry), None)
+    }
+
+    /// As [`Model::forward`], or as [`Model::forward_segment`] with a `carry`; `dropout` acts on the embedding and on what
+    /// each half of a block adds to the stream.
+    ///
+    /// # Errors
+    /// As those.
+    pub fn forward_training(
+        &self,
+        tokens: &Tensor,
+        mut carry: Option<&mut Carry>,
+        dropout: Option<Dropout>,
+    ) -> Result<Tensor> {
+        let mut h = dropped(embedding(tokens, &self.embed)?, dropout, 0)?;
+        if let Some(carry) = &mut carry {
+            carry
+                .blocks
+                .resize(self.blocks.len(), BlockCarry::default());
+        }
+        for (l, block) in self.blocks.iter().enumerate() {
+            let carry = carry.as_deref_mut().map(|carry| &mut carry.blocks[l]);
+            let dropout = dropout.map(|d| d.at(l + 1));
+            h = block.forward(&h, self.config.norm_eps, carry, dropout)?;
         }
         self.logits(&h)
     }
@@ -129,7 +144,7 @@ impl Model {
         for block in &self.blocks {
             let x = rms_norm(&h, &block.mixer_norm, eps)?;
             losses.push(block.mixer.inner_loss(&x, lengths)?);
-            h = block.forward(&h, eps, None)?;
+            h = block.forward(&h, eps, None, None)?;
         }
         Ok(losses)
     }
@@ -160,12 +175,26 @@ impl Block {
     }
 
     /// `h += Mixer(RMSNorm(h))`, then `h += FFN(RMSNorm(h))`.
-    fn forward(&self, h: &Tensor, eps: f32, mut carry: Option<&mut BlockCarry>) -> Result<Tensor> {
+    fn forward(
+        &self,
+        h: &Tensor,
+        eps: f32,
+        mut carry: Option<&mut BlockCarry>,
+        dropout: Option<Dropout>,
+    ) -> Result<Tensor> {
         let x = rms_norm(h, &self.mixer_norm, eps)?;
-        let h = (h + self.mixer.forward(&x, carry.as_deref_mut())?)?;
+        let m = self.mixer.forward(&x, carry.as_deref_mut())?;
+        let h = (h + dropped(m, dropout, 0)?)?;
         let x = rms_norm(&h, &self.ffn_norm, eps)?;
         let m = self.ffn.forward(&x, carry.map(|c| &mut c.ffn_conv))?;
-        h + m
+        h + dropped(m, dropout, 1)?
+    }
+}
+
+fn dropped(x: Tensor, dropout: Option<Dropout>, place: usize) -> Result<Tensor> {
+    match dropout {
+        Some(dropout) => dropout.at(place).apply(&x),
+        None => Ok(x),
     }
 }
 

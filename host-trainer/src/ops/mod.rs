@@ -9,6 +9,7 @@ pub mod bit_linear;
 pub mod conv;
 #[cfg(any(feature = "cuda", test))]
 pub mod cuda;
+pub mod dropout;
 pub mod embedding;
 pub mod ffn;
 pub mod inner_loss;

@@ -6,6 +6,7 @@ use candle_core::{DType, Device, Result, Tensor, Var};
 use super::group::Group;
 use crate::data::batch::Batch;
 use crate::model::{Carry, Model};
+use crate::ops::dropout::Dropout;
 use crate::ops::loss::{cross_entropy, losses};
 
 /// Mean loss over the targets that count, in nats, and its gradients. With a `segment`, rows longer than it are read in
@@ -18,9 +19,11 @@ pub fn gradients(
     vars: &[(String, Var)],
     batch: &Batch,
     segment: usize,
+    dropout: Option<Dropout>,
 ) -> Result<(f64, GradStore)> {
     if is_whole(batch, segment) {
-        let loss = cross_entropy(&model.forward(&input(batch)?)?, &batch.targets)?;
+        let logits = model.forward_training(&input(batch)?, None, dropout)?;
+        let loss = cross_entropy(&logits, &batch.targets)?;
         return Ok((f64::from(loss.to_scalar::<f32>()?), loss.backward()?));
     }
     let counted = batch.counted() as f64;
@@ -28,8 +31,9 @@ pub fn gradients(
     let mut sum: Option<(f64, GradStore)> = None;
     // Padding stands at the end of rows: behind a segment without targets there are none.
     let segments = batch.segments(segment).take_while(|s| s.counted() > 0);
-    for part in segments {
-        let logits = model.forward_segment(&input(&part)?, &mut carry)?;
+    for (n, part) in segments.enumerate() {
+        let dropout = dropout.map(|d| d.at(n));
+        let logits = model.forward_training(&input(&part)?, Some(&mut carry), dropout)?;
         let share = part.counted() as f64 / counted;
         let loss = (cross_entropy(&logits, &part.targets)? * share)?;
         let mut grads = loss.backward()?;
@@ -55,9 +59,10 @@ pub fn shared_gradients(
     vars: &[(String, Var)],
     batch: &Batch,
     segment: usize,
+    dropout: Option<Dropout>,
 ) -> Result<(f64, GradStore)> {
     if group.size() == 1 {
-        return gradients(model, vars, batch, segment);
+        return gradients(model, vars, batch, segment, dropout);
     }
     let bound = |rank: usize| batch.rows * rank / group.size();
     let own = batch.part(bound(group.rank())..bound(group.rank() + 1));
@@ -67,7 +72,11 @@ pub fn shared_gradients(
     let mut grads = Tensor::zeros((), DType::F32, &Device::Cpu)?.backward()?;
     if own.counted() > 0 {
         let share = own.counted() as f64 / batch.counted() as f64;
-        let (loss, found) = gradients(model, vars, &own, segment)?;
+        let dropout = dropout.map(|d| Dropout {
+            first_row: bound(group.rank()),
+            ..d
+        });
+        let (loss, found) = gradients(model, vars, &own, segment, dropout)?;
         let mut at = 0;
         for (_, var) in vars {
             let to = &mut sums[at..at + var.elem_count()];

@@ -188,7 +188,7 @@ impl Run {
                 let loss = mean_loss(&plain.forward(&input(&self.batch)?)?, &self.batch.targets)?;
                 (f64::from(loss.to_scalar::<f32>()?), loss.backward()?)
             }
-            None => gradients(&self.model, &self.vars, &self.batch, self.segment)?,
+            None => gradients(&self.model, &self.vars, &self.batch, self.segment, None)?,
         };
         self.steps += 1;
         self.optimiser.step(&self.vars, &grads, 1e-4, self.steps)?;

@@ -17,6 +17,8 @@ use crate::data::batch::{Batch, SourceInfo};
 use crate::device;
 use crate::engine::blob::available_memory;
 use crate::model::{self, Model};
+use crate::ops::dropout::Dropout;
+use crate::rng::hash;
 use crate::tokenizer::Tokenizer;
 
 /// A model in training.
@@ -88,7 +90,9 @@ impl Trainer {
         lr: f64,
     ) -> anyhow::Result<(f64, f64)> {
         let segment = self.config.train.segment;
-        let (loss, grads) = shared_gradients(group, &self.model, &self.vars, batch, segment)?;
+        let dropout = self.dropout();
+        let (loss, grads) =
+            shared_gradients(group, &self.model, &self.vars, batch, segment, dropout)?;
         self.step += 1;
         let norm = self.optimiser.step(&self.vars, &grads, lr, self.step)?;
         ensure!(
@@ -97,6 +101,16 @@ impl Trainer {
             self.step
         );
         Ok((loss, norm))
+    }
+
+    /// What the next step leaves out.
+    fn dropout(&self) -> Option<Dropout> {
+        let share = self.config.train.dropout as f32;
+        (share > 0.0).then(|| Dropout {
+            share,
+            key: hash(&[self.config.train.seed, self.step]),
+            first_row: 0,
+        })
     }
 
     /// Writes the checkpoint in `dir`, replacing the one before; a `tokenizer` is written too.

@@ -275,9 +275,9 @@ API int nvrtcCompileProgram(Program* program, int, const char**) {
     std::ifstream file(shim ? shim : "");
     std::stringstream text;
     text << file.rdbuf() << "\n" << program->source << "\n";
-    const std::string start = "\nKERNEL void ";
+    const std::string start = "\nKERNEL ";
     for (size_t at = program->source.find(start); at != std::string::npos; at = program->source.find(start, at + 1)) {
-        size_t name = at + start.size();
+        size_t name = program->source.find("void ", at) + 5;
         text << "EMULATED(" << program->source.substr(name, program->source.find('(', name) - name) << ")\n";
     }
     char folder[] = "/tmp/pretend-XXXXXX";

@@ -5,7 +5,7 @@ use candle_core::Result;
 use super::{Arg, Launch, Machine, Span};
 
 /// Blocks that sum the squares of a gradient.
-const SUM_BLOCKS: usize = 32;
+const SUM_BLOCKS: usize = 256;
 
 /// Numbers of one step, the same for all tensors.
 #[derive(Clone, Copy, Debug)]

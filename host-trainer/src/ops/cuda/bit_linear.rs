@@ -6,7 +6,7 @@ use super::{Arg, Launch, Machine, Matrix, Product, Span};
 use crate::ops::bit_linear::Weights;
 
 /// Blocks that sum the absolute values of a matrix.
-const SUM_BLOCKS: usize = 64;
+const SUM_BLOCKS: usize = 256;
 
 /// What the backward pass needs of the forward pass.
 pub struct Saved<M: Machine> {
@@ -59,7 +59,7 @@ pub fn forward<M: Machine>(
     }
     .run(m)?;
     m.launch(
-        &Launch::elements("scale_product", n, outputs),
+        &Launch::fours("scale_product", n, outputs),
         &[
             m.span(&y).into(),
             m.span(&input_scales).into(),
@@ -91,7 +91,7 @@ pub fn backward<M: Machine>(
     let (n, k, outputs) = saved.dims;
     let (for_input, for_weight) = (m.alloc(n * outputs)?, m.alloc(n * outputs)?);
     m.launch(
-        &Launch::elements("scale_gradient", n, outputs),
+        &Launch::fours("scale_gradient", n, outputs),
         &[
             dy.into(),
             m.span(&saved.input_scales).into(),

@@ -138,6 +138,11 @@ impl Launch {
         Self::rows(kernel, [blocks, 1], ROWS_PER_BLOCK * WARP)
     }
 
+    /// A thread for four elements of `rows` rows each.
+    pub fn fours(kernel: &'static str, rows: usize, width: usize) -> Self {
+        Self::elements(kernel, rows, width.div_ceil(4))
+    }
+
     /// A thread for each element of `rows` rows, a row a block.
     pub fn elements(kernel: &'static str, rows: usize, width: usize) -> Self {
         Self::rows(kernel, [rows, width.div_ceil(256)], 256)

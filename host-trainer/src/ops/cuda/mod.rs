@@ -8,6 +8,7 @@ pub mod bit_linear;
 pub mod conv;
 #[cfg(feature = "cuda")]
 pub mod device;
+pub mod dropout;
 pub mod embedding;
 pub mod ffn;
 mod launch;

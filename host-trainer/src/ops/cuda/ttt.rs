@@ -52,7 +52,7 @@ pub fn program(d_head: usize, mini_batch: usize) -> Program {
 
 /// Bytes of shared memory of a block: `FORWARD_FLOATS` and `BACKWARD_FLOATS` of the kernels.
 pub fn shared_bytes(direction: Direction, d_head: usize, mini_batch: usize) -> usize {
-    let (d, b) = (d_head.next_multiple_of(4), mini_batch.next_multiple_of(4));
+    let (d, b) = (d_head.next_multiple_of(16), mini_batch.next_multiple_of(16));
     let (matrix, rows, att) = (d * (d + 4) + d, b * (d + 4), b * (b + 4));
     4 * match direction {
         Direction::Forward => 2 * matrix + 7 * rows + att + 2 * b,

@@ -57,8 +57,8 @@ fn segments_lose_nothing_of_what_came_before() {
 fn the_loss_of_segments_is_that_of_whole_rows_and_every_weight_has_a_gradient() {
     let (model, vars) = built(&config(Mixer::TttLinear));
     let batch = batch(22, 9);
-    let (whole, _) = gradients(&model, &vars, &batch, 0).unwrap();
-    let (cut, grads) = gradients(&model, &vars, &batch, 8).unwrap();
+    let (whole, _) = gradients(&model, &vars, &batch, 0, None).unwrap();
+    let (cut, grads) = gradients(&model, &vars, &batch, 8, None).unwrap();
     assert!((whole - cut).abs() < 1e-6, "{whole} {cut}");
     for (name, var) in &vars {
         let grad = grads
@@ -82,7 +82,7 @@ fn a_segment_as_long_as_the_rows_changes_no_bit() {
         ..config(Mixer::TttLinear)
     });
     let batch = batch(16, 16);
-    let [a, b] = [0, 16].map(|segment| gradients(&model, &vars, &batch, segment).unwrap());
+    let [a, b] = [0, 16].map(|segment| gradients(&model, &vars, &batch, segment, None).unwrap());
     assert_eq!(a.0, b.0);
     for (name, var) in &vars {
         let [a, b] = [&a.1, &b.1].map(|grads| {
@@ -107,7 +107,8 @@ fn where_nothing_is_carried_nothing_is_cut() {
     let (mut model, vars) = built(&still);
     model.set_base_lr(0.0);
     let batch = batch(12, 12);
-    let [whole, cut] = [0, 4].map(|segment| gradients(&model, &vars, &batch, segment).unwrap().1);
+    let [whole, cut] =
+        [0, 4].map(|segment| gradients(&model, &vars, &batch, segment, None).unwrap().1);
     for (name, var) in vars.iter().filter(|(name, _)| !name.contains("mixer.")) {
         let [whole, cut] = [&whole, &cut].map(|grads| {
             let grad = grads.get(var).unwrap();

@@ -49,26 +49,23 @@ pub fn compiler() -> Result<String, String> {
         .ok_or("there is no C++ compiler here".to_owned())
 }
 
-/// Kernels of a source: `KERNEL void name(type name, …)`.
+/// Kernels of a source: `KERNEL [bounds] void name(type name, …)`.
 fn signatures(source: &str) -> Vec<Signature> {
     let signature = |text: &str| {
+        let (_, text) = text.split_once("void ").expect("a kernel");
         let (name, rest) = text.split_once('(').expect("parameters");
         let (list, _) = rest.split_once(')').expect("an end of parameters");
         let kind = |parameter: &str| {
             let parameter = parameter.trim().trim_start_matches("const ");
             let (kind, _) = parameter.rsplit_once(' ').expect("a type and a name");
-            kind.to_owned()
+            kind.trim_end_matches(" __restrict__").to_owned()
         };
         Signature {
             name: name.trim().to_owned(),
             parameters: list.split(',').map(kind).collect(),
         }
     };
-    source
-        .split("\nKERNEL void ")
-        .skip(1)
-        .map(signature)
-        .collect()
+    source.split("\nKERNEL ").skip(1).map(signature).collect()
 }
 
 impl Library {

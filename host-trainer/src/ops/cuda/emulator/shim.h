@@ -16,6 +16,7 @@
 #define __global__
 #define __device__
 #define __shared__ static
+#define __launch_bounds__(...)
 #define DYNAMIC_SHARED(name) float* name = (float*)emulator::shared
 
 struct dim3 {
@@ -23,6 +24,9 @@ struct dim3 {
 };
 struct float2 {
     float x, y;
+};
+struct alignas(8) uint2 {
+    unsigned x, y;
 };
 struct alignas(16) float4 {
     float x, y, z, w;
@@ -64,6 +68,7 @@ alignas(16) static char shared[SHARED + GUARD];
 static std::vector<Fiber> fibers;
 static std::vector<char> stacks;
 static std::vector<double> exchange; // two places for each thread, used in turn
+static std::vector<float> fragments; // the same of six values, for products of tiles
 static jmp_buf scheduler;
 static Fiber* current;
 static std::function<void()> body;
@@ -163,6 +168,7 @@ static const char* run(const unsigned* launch, std::function<void()> kernel) {
     body = kernel;
     fibers.resize(blockDim.x);
     exchange.resize(2 * blockDim.x);
+    fragments.resize(2 * blockDim.x * 6);
     stacks.resize(blockDim.x * STACK);
     for (unsigned y = 0; y < gridDim.y && !fault; y++)
         for (unsigned x = 0; x < gridDim.x && !fault; x++) {
@@ -195,6 +201,24 @@ template <class T> static T __shfl_xor_sync(unsigned, T value, int mask) {
     memcpy(&value, &emulator::exchange[base + (me->index ^ mask)], sizeof value);
     return value;
 }
+
+// The tensor cores read the upper 19 bits of a number.
+static void multiply_tile(float* d, const unsigned* a, const unsigned* b) {
+    emulator::Fiber* me = emulator::current;
+    float* all = &emulator::fragments[(me->shuffles++ % 2) * emulator::fibers.size() * 6];
+    for (int i = 0; i < 6; i++) all[me->index * 6 + i] = __uint_as_float((i < 4 ? a[i] : b[i - 4]) & 0xffffe000u);
+    emulator::leave(emulator::WARP_BARRIER);
+    const float* warp = all + me->index / 32 * 32 * 6;
+    unsigned group = me->index % 32 / 4, own = me->index % 4;
+    for (unsigned i = 0; i < 4; i++) // row `group + i / 2 * 8`, column `2 own + i % 2`
+        for (unsigned k = 0; k < 8; k++) {
+            float left = warp[(group * 4 + k % 4) * 6 + i / 2 + k / 4 * 2];
+            float right = warp[((2 * own + i % 2) * 4 + k % 4) * 6 + 4 + k / 4];
+            d[i] = fmaf(left, right, d[i]);
+        }
+}
+
+static void prefetch(const float*) {}
 
 #define EMULATED(name)                                                    \
     extern "C" const char* emulate_##name(const unsigned* launch, void** args) { \

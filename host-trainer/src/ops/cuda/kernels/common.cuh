@@ -12,6 +12,21 @@
     float* name = (float*)shared_pool
 #endif
 
+// `d [16, 8] += a [16, 8] * b [8, 8]` by a warp on the tensor cores, in tf32 with f32 sums. Of the lane `4 g + t`: `d` has
+// columns `2 t` and `2 t + 1` of rows `g` and `g + 8`, `a` rows `g` and `g + 8` of column `t`, then of column `t + 4`, `b`
+// rows `t` and `t + 4` of column `g` (PTX, mma.m16n8k8).
+#ifndef EMULATED
+__device__ inline void multiply_tile(float* d, const unsigned* a, const unsigned* b) {
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+        "{%0, %1, %2, %3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+// Brings the line of an address to the second cache.
+__device__ inline void prefetch(const float* from) { asm("prefetch.global.L2 [%0];" : : "l"(from)); }
+#endif
+
 // The bits of a bfloat16.
 typedef unsigned short bf16;
 

@@ -6,10 +6,13 @@
 // Where a block has a row (`blockIdx.x`; a grid is only long in x) and some of its columns, the column of this thread.
 #define COLUMN (blockIdx.y * blockDim.x + threadIdx.x)
 
+// `__restrict__` where a loop reads and writes: without it, no read would start before the write ahead of it has ended.
+
 // --- quantisers -------------------------------------------------------------------------------------------------
 
 // Absmax int8 codes of activations `x [rows, width]`, exact in bfloat16, and `a / 127` of every row.
-KERNEL void quantise_rows(const float* x, int rows, int width, bf16* codes, float* scales) {
+KERNEL void quantise_rows(const float* __restrict__ x, int rows, int width, bf16* __restrict__ codes,
+                          float* __restrict__ scales) {
     if (ROW >= rows) return;
     x += ROW * width;
     codes += ROW * width;
@@ -66,20 +69,64 @@ KERNEL void ternarise(const float* w, const float* scales, size_t len, bf16* cod
 
 // --- scales of a product ----------------------------------------------------------------------------------------
 
-// `y [rows, cols]` times the scale of its row and of its column; `group` columns share one.
+// Up to four neighbours of a row of `cols`, which a thread reads and writes at once where rows lie so.
+struct Four {
+    float x[4];
+    bool whole;
+    int count;
+
+    __device__ Four(const float* from, int c, int cols) : whole(cols % 4 == 0), count(cols - c) {
+        if (whole) {
+            float4 v = *(const float4*)from;
+            x[0] = v.x, x[1] = v.y, x[2] = v.z, x[3] = v.w;
+        } else {
+            each([&](int j) { x[j] = from[j]; });
+        }
+    }
+
+    template <class F> __device__ void each(F f) const {
+        #pragma unroll
+        for (int j = 0; j < 4; j++)
+            if (j < count) f(j);
+    }
+
+    __device__ void put(float* to) const {
+        if (whole) *(float4*)to = float4{x[0], x[1], x[2], x[3]};
+        else each([&](int j) { to[j] = x[j]; });
+    }
+
+    // Each times `scale(j)`, in bfloat16.
+    template <class F> __device__ void put_rounded(bf16* to, F scale) const {
+        unsigned v[4];
+        each([&](int j) { v[j] = to_bf16(x[j] * scale(j)); });
+        if (whole) *(uint2*)to = uint2{v[0] | v[1] << 16, v[2] | v[3] << 16};
+        else each([&](int j) { to[j] = (bf16)v[j]; });
+    }
+};
+
+// `y [rows, cols]` times the scale of its row and of its column; `group` columns share one. Four columns a thread.
 KERNEL void scale_product(float* y, const float* row_scales, const float* col_scales, int group, int cols) {
-    int c = COLUMN;
-    if (c < cols) y[blockIdx.x * (size_t)cols + c] *= row_scales[blockIdx.x] * col_scales[c / group];
+    int c = COLUMN * 4;
+    if (c >= cols) return;
+    y += blockIdx.x * (size_t)cols + c;
+    float scale = row_scales[blockIdx.x];
+    Four four(y, c, cols);
+    four.each([&](int j) { four.x[j] *= scale * col_scales[(c + j) / group]; });
+    four.put(y);
 }
 
-// The gradient `dy [rows, cols]` with the scale of its column, for the inputs, and of its row, for the weights.
-KERNEL void scale_gradient(const float* dy, const float* row_scales, const float* col_scales, int group, int cols,
-                           bf16* for_input, bf16* for_weight) {
-    int c = COLUMN;
+// The gradient `dy [rows, cols]` with the scale of its column, for the inputs, and of its row, for the weights. Four columns
+// a thread.
+KERNEL void scale_gradient(const float* __restrict__ dy, const float* __restrict__ row_scales,
+                           const float* __restrict__ col_scales, int group, int cols, bf16* __restrict__ for_input,
+                           bf16* __restrict__ for_weight) {
+    int c = COLUMN * 4;
     if (c >= cols) return;
     size_t at = blockIdx.x * (size_t)cols + c;
-    for_input[at] = to_bf16(dy[at] * col_scales[c / group]);
-    for_weight[at] = to_bf16(dy[at] * row_scales[blockIdx.x]);
+    float scale = row_scales[blockIdx.x];
+    Four four(dy + at, c, cols);
+    four.put_rounded(for_input + at, [&](int j) { return col_scales[(c + j) / group]; });
+    four.put_rounded(for_weight + at, [&](int) { return scale; });
 }
 
 // --- norms ------------------------------------------------------------------------------------------------------
@@ -95,7 +142,8 @@ template <class F> __device__ inline float inverse_rms(int width, float eps, F v
 }
 
 // `x [rows, width] * gain / rms(x)`, times `silu(gate)` where there is a gate.
-KERNEL void rms_norm(const float* x, const float* gain, const float* gate, int rows, int width, float eps, float* out) {
+KERNEL void rms_norm(const float* __restrict__ x, const float* __restrict__ gain, const float* __restrict__ gate,
+                     int rows, int width, float eps, float* __restrict__ out) {
     if (ROW >= rows) return;
     size_t at = ROW * width;
     float r = inverse_rms(width, eps, [&](int c) { return x[at + c]; });
@@ -105,28 +153,35 @@ KERNEL void rms_norm(const float* x, const float* gain, const float* gate, int r
     }
 }
 
-// Gradient of `y = x r g` for one row: `d(c)` is the gradient for `y`, `put(c, .)` takes that for `x`.
+// Gradient of `y = x r g` for one row: `d(c)` is the gradient for `y`, `put(c, .)` takes that for `x`. Returns `r`.
 template <class X, class D, class P>
-__device__ inline void rms_gradient(int width, float r, const float* gain, X x, D d, P put) {
-    float sum = 0.0f;
-    for (int c = lane(); c < width; c += WARP) sum += x(c) * (gain[c] * d(c));
-    float along = warp_sum(sum) * r * r / (float)width;
-    for (int c = lane(); c < width; c += WARP) put(c, r * (gain[c] * d(c) - x(c) * along));
+__device__ inline float rms_gradient(int width, float eps, const float* gain, X x, D d, P put) {
+    float squares = 0.0f, products = 0.0f;
+    for (int c = lane(); c < width; c += WARP) {
+        float v = x(c);
+        squares += v * v;
+        products += v * (gain[c] * d(c));
+    }
+    float r = 1.0f / sqrtf(warp_sum(squares) / (float)width + eps);
+    float along = warp_sum(products) * r * r / (float)width;
+    for (int c = lane(); c < width; c += WARP) put(c, r * (gain[c] * d(c) - x(c) * along), r);
+    return r;
 }
 
 // Writes the factor of every row too, from which `gain_parts` goes on.
-KERNEL void rms_norm_backward(const float* x, const float* gain, const float* gate, const float* dy, int rows,
-                              int width, float eps, float* dx, float* dgate, float* factors) {
+KERNEL void rms_norm_backward(const float* __restrict__ x, const float* __restrict__ gain,
+                              const float* __restrict__ gate, const float* __restrict__ dy, int rows, int width,
+                              float eps, float* __restrict__ dx, float* __restrict__ dgate,
+                              float* __restrict__ factors) {
     if (ROW >= rows) return;
     size_t at = ROW * width;
-    auto value = [&](int c) { return x[at + c]; };
-    float r = inverse_rms(width, eps, value);
-    if (lane() == 0) factors[ROW] = r;
     auto inner = [&](int c) { return gate ? dy[at + c] * silu(gate[at + c]) : dy[at + c]; };
-    rms_gradient(width, r, gain, value, inner, [&](int c, float d) { dx[at + c] = d; });
-    if (!gate) return;
-    for (int c = lane(); c < width; c += WARP)
-        dgate[at + c] = dy[at + c] * (x[at + c] * r * gain[c]) * silu_slope(gate[at + c]);
+    auto value = [&](int c) { return x[at + c]; };
+    float factor = rms_gradient(width, eps, gain, value, inner, [&](int c, float d, float r) {
+        dx[at + c] = d;
+        if (gate) dgate[at + c] = dy[at + c] * (x[at + c] * r * gain[c]) * silu_slope(gate[at + c]);
+    });
+    if (lane() == 0) factors[ROW] = factor;
 }
 
 // Sum over rows `blockIdx.y * step ..` of `value(row, c)`, for column `c` of this thread.
@@ -169,28 +224,34 @@ __device__ inline float activation_slope(float x, int relu2) {
     return relu2 ? 2.0f * fmaxf(x, 0.0f) : silu_slope(x);
 }
 
-// `act(gate) * up`, normalised, for rows `[gate, up]` of `2 width`.
-KERNEL void glu_norm(const float* x, const float* gain, int relu2, int rows, int width, float eps, float* out) {
+// `act(gate) * up`, normalised, for rows `[gate, up]` of `2 width`. What costs an exponential is kept in the result's place
+// between the two ways through the row.
+KERNEL void glu_norm(const float* __restrict__ x, const float* __restrict__ gain, int relu2, int rows, int width,
+                     float eps, float* __restrict__ out) {
     if (ROW >= rows) return;
     const float *gate = x + ROW * 2 * width, *up = gate + width;
-    auto value = [&](int c) { return activation(gate[c], relu2) * up[c]; };
-    float r = inverse_rms(width, eps, value);
-    for (int c = lane(); c < width; c += WARP) out[ROW * width + c] = value(c) * r * gain[c];
+    out += ROW * width;
+    float r = inverse_rms(width, eps, [&](int c) { return out[c] = activation(gate[c], relu2) * up[c]; });
+    for (int c = lane(); c < width; c += WARP) out[c] = out[c] * r * gain[c];
 }
 
-KERNEL void glu_norm_backward(const float* x, const float* gain, int relu2, const float* dy, int rows, int width,
-                              float eps, float* dx, float* factors) {
+KERNEL void glu_norm_backward(const float* __restrict__ x, const float* __restrict__ gain, int relu2,
+                              const float* __restrict__ dy, int rows, int width, float eps, float* __restrict__ dx,
+                              float* __restrict__ factors) {
     if (ROW >= rows) return;
     const float *gate = x + ROW * 2 * width, *up = gate + width;
     float *dgate = dx + ROW * 2 * width, *dup = dgate + width;
-    auto value = [&](int c) { return activation(gate[c], relu2) * up[c]; };
-    float r = inverse_rms(width, eps, value);
-    if (lane() == 0) factors[ROW] = r;
+    for (int c = lane(); c < width; c += WARP) {
+        dgate[c] = activation(gate[c], relu2);
+        dup[c] = dgate[c] * up[c];
+    }
+    auto value = [&](int c) { return dup[c]; };
     auto inner = [&](int c) { return dy[ROW * width + c]; };
-    rms_gradient(width, r, gain, value, inner, [&](int c, float d) {
+    float factor = rms_gradient(width, eps, gain, value, inner, [&](int c, float d, float) {
+        dup[c] = d * dgate[c];
         dgate[c] = d * up[c] * activation_slope(gate[c], relu2);
-        dup[c] = d * activation(gate[c], relu2);
     });
+    if (lane() == 0) factors[ROW] = factor;
 }
 
 // Parts of the gradient for the gain of `glu_norm`.
@@ -241,6 +302,24 @@ KERNEL void conv_weight_parts(const float* x, const float* dy, int tokens, int r
         size_t at = row * width + column % width;
         return (int)(row % tokens) >= back ? x[at - back * (size_t)width] * dy[at] : 0.0f;
     });
+}
+
+// --- dropout ----------------------------------------------------------------------------------------------------
+
+// SplitMix64's finaliser: `rng::mix`.
+__device__ inline size_t mix(size_t x) {
+    x += 0x9e3779b97f4a7c15ull;
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
+    return x ^ (x >> 31);
+}
+
+// `x [rows, width] * scale`, and 0 where the random word of the place, counted from `first`, is below `bound`.
+KERNEL void dropout(const float* x, size_t key, size_t first, size_t bound, float scale, int width, float* out) {
+    int c = COLUMN;
+    if (c >= width) return;
+    size_t at = blockIdx.x * (size_t)width + c;
+    out[at] = mix(key ^ (first + at)) >> 40 >= bound ? x[at] * scale : 0.0f;
 }
 
 // --- embedding --------------------------------------------------------------------------------------------------

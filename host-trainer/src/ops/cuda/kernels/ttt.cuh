@@ -1,30 +1,29 @@
 // TTT-Linear, forward and backward: one block a head of a row of the batch walks over the mini-batches with the fast
 // weights in shared memory. `D_HEAD` (d), `MINI_BATCH` (b) and `THREADS` are defined in front of this text.
 //
-// Matrices in shared memory are padded with zeros to multiples of four, so that everything is read four at a time;
-// rows are four longer still, so that neighbouring rows lie in other banks. A last mini-batch of fewer than b tokens
-// is filled up with zeros whose rate is zero: they change nothing.
+// Matrices in shared memory are padded with zeros to multiples of 16, the tile of the tensor cores; rows are four longer
+// still, so that neighbouring rows lie in other banks. A last mini-batch of fewer than b tokens is filled up with zeros
+// whose rate is zero: they change nothing.
 //
 // Names are those of `ops::ttt`: `dx` is the gradient of the outer loss for `x`.
 
 #define D D_HEAD
 #define B MINI_BATCH
-#define DP ((D + 3) / 4 * 4)
-#define BP ((B + 3) / 4 * 4)
+#define DP ((D + 15) / 16 * 16)
+#define BP ((B + 15) / 16 * 16)
 #define LD (DP + 4)
 #define LB (BP + 4)
 #define STATE ((D + 1) * D)
 #define WARPS (THREADS / WARP)
 #define LN_EPS 1e-6f
 
-// Columns of a row that a lane holds, and what a thread fetches ahead: pairs of a mini-batch, values of a state.
+// Columns of a row that a lane holds, pairs of a mini-batch that a thread fetches ahead, and values of a line of the cache.
 #define COLUMNS ((D + WARP - 1) / WARP)
 #define PAIRS ((B * (D / 2) + THREADS - 1) / THREADS)
-#define VALUES ((STATE + THREADS - 1) / THREADS)
+#define LINE 32
 
-// Row tiles of `product` for many and for few rows.
-#define TALL 4
-#define FLAT 2
+// Blocks that fit on one multiprocessor of an H100 at a time, by their shared memory.
+#define BLOCKS(floats) ((floats) * 4 <= 112 * 1024 ? 2 : 1)
 
 struct Shape {
     int tokens, heads;
@@ -57,45 +56,47 @@ struct Learned {
     __device__ float tau_of(int i) const { return fmaxf(1.0f / (float)(i + 1) + tau[i], 0.0f); }
 };
 
-// `put(r, c, sums)` gets the four columns from `c` of row `r` of `a [M, K] * b [K, N]`; `AT` and `BT` say that the
-// operand is stored transposed. A thread makes tiles of T rows and four columns.
-template <int M, int N, int K, int T, bool AT, bool BT, class F>
+// A number as the sum of two that the tensor cores take whole: 11 bits each, 22 together.
+struct Split {
+    unsigned high, low;
+
+    __device__ Split(float x) {
+        high = __float_as_uint(x) & 0xffffe000u;
+        low = __float_as_uint(x - __uint_as_float(high));
+    }
+};
+
+// `put(r, c, sums)` gets columns `c` and `c + 1` of row `r` of `a [M, K] * b [K, N]`; `AT` and `BT` say that the operand is
+// stored transposed. A warp makes tiles of 16 rows and 8 columns. What three products of the halves leave out is the product
+// of the two low ones, 2^-22 of the whole.
+template <int M, int N, int K, bool AT, bool BT, class F>
 __device__ inline void product(const float* a, int lda, const float* b, int ldb, F put) {
-    for (int tile = threadIdx.x; tile < (M / T) * (N / 4); tile += THREADS) {
-        int r = tile / (N / 4) * T, c = tile % (N / 4) * 4;
-        float sums[T][4] = {};
+    int group = lane() / 4, own = lane() % 4;
+    for (int tile = threadIdx.x / WARP; tile < (M / 16) * (N / 8); tile += WARPS) {
+        int r = tile / (N / 8) * 16 + group, c = tile % (N / 8) * 8 + group;
+        float sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};
         #pragma unroll 4
-        for (int k = 0; k < K; k += 4) {
-            float av[T][4], bv[4][4]; // [row][k] and [k][column]
-            #pragma unroll
-            for (int i = 0; i < (AT ? 4 : T); i++) {
-                if (AT) {
-                    #pragma unroll
-                    for (int t = 0; t < T; t++) av[t][i] = a[(k + i) * lda + r + t];
-                } else {
-                    float4 v = *(const float4*)(a + (r + i) * lda + k);
-                    av[i][0] = v.x, av[i][1] = v.y, av[i][2] = v.z, av[i][3] = v.w;
-                }
-            }
+        for (int first = 0; first < K; first += 8) {
+            unsigned ah[4], al[4], bh[2], bl[2];
             #pragma unroll
             for (int i = 0; i < 4; i++) {
-                float4 v = *(const float4*)(BT ? b + (c + i) * ldb + k : b + (k + i) * ldb + c);
-                float four[4] = {v.x, v.y, v.z, v.w};
-                #pragma unroll
-                for (int j = 0; j < 4; j++) {
-                    if (BT) bv[j][i] = four[j];
-                    else bv[i][j] = four[j];
-                }
+                int row = r + i % 2 * 8, k = first + own + i / 2 * 4;
+                Split x(AT ? a[k * lda + row] : a[row * lda + k]);
+                ah[i] = x.high, al[i] = x.low;
             }
             #pragma unroll
-            for (int i = 0; i < 4; i++)
-                #pragma unroll
-                for (int t = 0; t < T; t++)
-                    #pragma unroll
-                    for (int j = 0; j < 4; j++) sums[t][j] = fmaf(av[t][i], bv[i][j], sums[t][j]);
+            for (int i = 0; i < 2; i++) {
+                int k = first + own + i * 4;
+                Split x(BT ? b[c * ldb + k] : b[k * ldb + c]);
+                bh[i] = x.high, bl[i] = x.low;
+            }
+            multiply_tile(sums, al, bh);
+            multiply_tile(sums, ah, bl);
+            multiply_tile(sums, ah, bh);
         }
-        #pragma unroll
-        for (int t = 0; t < T; t++) put(r + t, c, sums[t]);
+        int column = tile % (N / 8) * 8 + own * 2;
+        put(r, column, sums);
+        put(r + 8, column, sums + 2);
     }
 }
 

@@ -5,7 +5,7 @@
 
 // Gradients `dqkv` and `dlr` of the operands; of the learned values for this row of the batch, `parts [R, flat - b]` in
 // their flat order and `tau_parts [R, H, b]`. Grid (H, R).
-KERNEL void ttt_backward(const float* qkv, const float* lr, const float* flat, const float* rope_table,
+KERNEL __launch_bounds__(THREADS, BLOCKS(BACKWARD_FLOATS)) void ttt_backward(const float* qkv, const float* lr, const float* flat, const float* rope_table,
                          const float* states, const float* grad, int tokens, int heads, float base_lr, int anchor,
                          float* dqkv, float* dlr, float* parts, float* tau_parts) {
     DYNAMIC_SHARED(pool);
@@ -34,7 +34,6 @@ KERNEL void ttt_backward(const float* qkv, const float* lr, const float* flat, c
 
     Fetched next;
     Pair next_grads[PAIRS];
-    float next_state[VALUES];
     auto fetch = [&](int m) {
         next.fetch(t, m);
         #pragma unroll
@@ -43,11 +42,8 @@ KERNEL void ttt_backward(const float* qkv, const float* lr, const float* flat, c
             next_grads[j] = Pair{0.0f, 0.0f};
             if (i < s.count(m)) next_grads[j].fetch(grad + t.out(m, i) + at % (D / 2) * 2);
         }
-        #pragma unroll
-        for (int j = 0; j < VALUES; j++) {
-            int i = threadIdx.x + j * THREADS;
-            if (i < STATE) next_state[j] = states[(size_t)m * STATE + i];
-        }
+        // A state in registers would leave too few of them for a second block.
+        for (int i = threadIdx.x * LINE; i < STATE; i += THREADS * LINE) prefetch(states + (size_t)m * STATE + i);
     };
     fetch(s.chunks() - 1);
     clear(pool, BACKWARD_FLOATS);
@@ -64,27 +60,23 @@ KERNEL void ttt_backward(const float* qkv, const float* lr, const float* flat, c
             int at = threadIdx.x + j * THREADS, i = at / (D / 2);
             if (i < B) next_grads[j].put(grads + i * LD + at % (D / 2) * 2);
         }
-        #pragma unroll
-        for (int j = 0; j < VALUES; j++) {
-            int i = threadIdx.x + j * THREADS;
-            if (i < STATE) padded(w, u, i) = next_state[j];
-        }
+        for (int i = threadIdx.x; i < STATE; i += THREADS) padded(w, u, i) = states[(size_t)m * STATE + i];
         __syncthreads();
         if (m > 0) fetch(m - 1);
 
         // Forward again, and what the update brings back to the keys.
-        product<2 * BP, DP, DP, FLAT, false, false>(k, LD, w, LD, [&](int r, int c, const float* sums) {
-            for (int j = 0; j < 4; j++) x[r * LD + c + j] = u[c + j] + sums[j];
+        product<2 * BP, DP, DP, false, false>(k, LD, w, LD, [&](int r, int c, const float* sums) {
+            for (int j = 0; j < 2; j++) x[r * LD + c + j] = u[c + j] + sums[j];
         });
-        product<BP, BP, DP, 1, false, true>(q, LD, k, LD, [&](int r, int c, const float* sums) {
-            for (int j = 0; j < 4; j++) {
+        product<BP, BP, DP, false, true>(q, LD, k, LD, [&](int r, int c, const float* sums) {
+            for (int j = 0; j < 2; j++) {
                 att[r * LB + c + j] = sums[j] + 1.0f;
                 p[r * LB + c + j] = c + j <= r ? -taus[r] * rates[c + j] * (sums[j] + 1.0f) : 0.0f;
             }
         });
         if (updates) {
-            product<BP, DP, DP, 1, false, false>(k, LD, dw, LD, [&](int r, int c, const float* sums) {
-                for (int j = 0; j < 4; j++) pulled[r * LD + c + j] = du[c + j] + sums[j];
+            product<BP, DP, DP, false, false>(k, LD, dw, LD, [&](int r, int c, const float* sums) {
+                for (int j = 0; j < 2; j++) pulled[r * LD + c + j] = du[c + j] + sums[j];
             });
         }
         __syncthreads();
@@ -119,11 +111,11 @@ KERNEL void ttt_backward(const float* qkv, const float* lr, const float* flat, c
         }
         __syncthreads();
 
-        product<BP, DP, BP, 1, false, false>(p, LB, g, LD, [&](int r, int c, const float* sums) {
-            for (int j = 0; j < 4; j++) y[r * LD + c + j] += sums[j];
+        product<BP, DP, BP, false, false>(p, LB, g, LD, [&](int r, int c, const float* sums) {
+            for (int j = 0; j < 2; j++) y[r * LD + c + j] += sums[j];
         });
-        product<BP, DP, DP, 1, false, true>(pulled, LD, dw, LD, [&](int r, int c, const float* sums) {
-            for (int j = 0; j < 4; j++) dk[r * LD + c + j] = updates ? sums[j] : 0.0f;
+        product<BP, DP, DP, false, true>(pulled, LD, dw, LD, [&](int r, int c, const float* sums) {
+            for (int j = 0; j < 2; j++) dk[r * LD + c + j] = updates ? sums[j] : 0.0f;
         });
         __syncthreads();
 
@@ -151,38 +143,42 @@ KERNEL void ttt_backward(const float* qkv, const float* lr, const float* flat, c
         __syncthreads();
 
         // y = q W + u + P g.
-        product<BP, DP, DP, 1, false, true>(dz, LD, w, LD, [&](int r, int c, const float* sums) {
-            for (int j = 0; j < 4; j++) pulled[r * LD + c + j] = grads[r * LD + c + j] + sums[j];
+        product<BP, DP, DP, false, true>(dz, LD, w, LD, [&](int r, int c, const float* sums) {
+            for (int j = 0; j < 2; j++) pulled[r * LD + c + j] = grads[r * LD + c + j] + sums[j];
         });
-        product<DP, DP, BP, TALL, true, false>(q, LD, dz, LD, [&](int r, int c, const float* sums) {
-            for (int j = 0; j < 4; j++) dw[r * LD + c + j] += sums[j];
+        product<DP, DP, BP, true, false>(q, LD, dz, LD, [&](int r, int c, const float* sums) {
+            for (int j = 0; j < 2; j++) dw[r * LD + c + j] += sums[j];
         });
-        product<BP, DP, BP, 1, true, false>(p, LB, dz, LD, [&](int r, int c, const float* sums) {
-            for (int j = 0; j < 4; j++) dg[r * LD + c + j] += sums[j];
+        product<BP, DP, BP, true, false>(p, LB, dz, LD, [&](int r, int c, const float* sums) {
+            for (int j = 0; j < 2; j++) dg[r * LD + c + j] += sums[j];
         });
-        product<BP, BP, DP, 1, false, true>(dz, LD, g, LD, [&](int r, int c, const float* sums) {
-            for (int j = 0; j < 4; j++) {
+        product<BP, BP, DP, false, true>(dz, LD, g, LD, [&](int r, int c, const float* sums) {
+            for (int j = 0; j < 2; j++) {
                 bool seen = c + j <= r;
                 att[r * LB + c + j] = seen ? sums[j] * att[r * LB + c + j] : 0.0f;
                 datt[r * LB + c + j] = seen ? -sums[j] * taus[r] * rates[c + j] : 0.0f;
             }
         });
-        for (int c = threadIdx.x; c < D; c += THREADS)
-            for (int i = 0; i < B; i++) du[c] += dz[i * LD + c];
+        for (int c = threadIdx.x; c < D; c += THREADS) {
+            float sum = du[c];
+            #pragma unroll
+            for (int i = 0; i < B; i++) sum += dz[i * LD + c];
+            du[c] = sum;
+        }
         __syncthreads();
 
         // att = q k^T + 1; the inner gradients. `att` now holds the gradient for P times it.
-        product<BP, DP, BP, 1, false, false>(datt, LB, k, LD, [&](int r, int c, const float* sums) {
+        product<BP, DP, BP, false, false>(datt, LB, k, LD, [&](int r, int c, const float* sums) {
             float* to = dqkv + t.token(m, r) * 3 * s.width() + head * D;
-            for (int j = 0; j < 4 && c + j < D && r < n; j += 2) {
-                int at = r * (D / 2) + (c + j) / 2;
-                Pair pair = {pulled[r * LD + c + j] + sums[j], pulled[r * LD + c + j + 1] + sums[j + 1]};
+            if (c < D && r < n) {
+                int at = r * (D / 2) + c / 2, i = r * LD + c;
+                Pair pair = {pulled[i] + sums[0], pulled[i + 1] + sums[1]};
                 pair.turn(rope.cos[at], -rope.sin(at));
-                pair.put(to + c + j);
+                pair.put(to + c);
             }
         });
-        product<BP, DP, BP, 1, true, false>(datt, LB, q, LD, [&](int r, int c, const float* sums) {
-            for (int j = 0; j < 4; j++) dk[r * LD + c + j] += sums[j];
+        product<BP, DP, BP, true, false>(datt, LB, q, LD, [&](int r, int c, const float* sums) {
+            for (int j = 0; j < 2; j++) dk[r * LD + c + j] += sums[j];
         });
         for (int i = warp; i < B; i += WARPS) {
             Row unit = Row::of([&](int c) { return x[i * LD + c]; });
@@ -204,32 +200,40 @@ KERNEL void ttt_backward(const float* qkv, const float* lr, const float* flat, c
         }
         if (threadIdx.x < B) {
             int i = threadIdx.x;
+            float dtau = dtaus[i], drate = drates[i];
+            #pragma unroll
             for (int o = 0; o < B; o++) {
-                dtaus[i] -= att[i * LB + o] * rates[o];
-                drates[i] -= att[o * LB + i] * taus[o];
+                dtau -= att[i * LB + o] * rates[o];
+                drate -= att[o * LB + i] * taus[o];
             }
             if (updates && i == B - 1)
-                for (int o = 0; o < B; o++) dtaus[i] += last[o];
+                for (int o = 0; o < B; o++) dtau += last[o];
+            dtaus[i] = dtau;
+            drates[i] = drate;
         }
         __syncthreads();
 
         // z = k W + u. The target is v - k.
-        product<BP, DP, DP, 1, false, true>(dz, LD, w, LD, [&](int r, int c, const float* sums) {
+        product<BP, DP, DP, false, true>(dz, LD, w, LD, [&](int r, int c, const float* sums) {
             float* to = dqkv + t.token(m, r) * 3 * s.width() + s.width() + head * D;
-            for (int j = 0; j < 4 && c + j < D && r < n; j += 2) {
-                int at = r * (D / 2) + (c + j) / 2, i = r * LD + c + j;
+            if (c < D && r < n) {
+                int at = r * (D / 2) + c / 2, i = r * LD + c;
                 Pair dv = {grads[i], grads[i + 1]};
-                Pair pair = {dk[i] + sums[j] - dv.a, dk[i + 1] + sums[j + 1] - dv.b};
+                Pair pair = {dk[i] + sums[0] - dv.a, dk[i + 1] + sums[1] - dv.b};
                 pair.turn(rope.cos[at], -rope.sin(at));
-                pair.put(to + c + j);
-                dv.put(to + s.width() + c + j);
+                pair.put(to + c);
+                dv.put(to + s.width() + c);
             }
         });
-        product<DP, DP, BP, TALL, true, false>(k, LD, dz, LD, [&](int r, int c, const float* sums) {
-            for (int j = 0; j < 4; j++) dw[r * LD + c + j] += sums[j];
+        product<DP, DP, BP, true, false>(k, LD, dz, LD, [&](int r, int c, const float* sums) {
+            for (int j = 0; j < 2; j++) dw[r * LD + c + j] += sums[j];
         });
-        for (int c = threadIdx.x; c < D; c += THREADS)
-            for (int i = 0; i < B; i++) du[c] += dz[i * LD + c];
+        for (int c = threadIdx.x; c < D; c += THREADS) {
+            float sum = du[c];
+            #pragma unroll
+            for (int i = 0; i < B; i++) sum += dz[i * LD + c];
+            du[c] = sum;
+        }
         if (threadIdx.x < n)
             dlr[t.token(m, threadIdx.x) * heads + head] =
                 drates[threadIdx.x] * rates[threadIdx.x] * (1.0f - gates[threadIdx.x]);

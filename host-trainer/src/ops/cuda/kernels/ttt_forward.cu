@@ -4,7 +4,7 @@
 
 // `qkv [R, T, 3 H d]`, `lr [R, T, H]`; writes `out [R, T, H d]` and the state at every mini-batch start,
 // `states [R, H, chunks, (d + 1) d]`. Grid (H, R).
-KERNEL void ttt_forward(const float* qkv, const float* lr, const float* flat, const float* rope_table, int tokens,
+KERNEL __launch_bounds__(THREADS, BLOCKS(FORWARD_FLOATS)) void ttt_forward(const float* qkv, const float* lr, const float* flat, const float* rope_table, int tokens,
                         int heads, float base_lr, int anchor, float* out, float* states) {
     DYNAMIC_SHARED(pool);
     float *w = pool, *u = w + DP * LD, *w0 = u + DP, *u0 = w0 + DP * LD;
@@ -38,11 +38,11 @@ KERNEL void ttt_forward(const float* qkv, const float* lr, const float* flat, co
         __syncthreads();
         if (more) next.fetch(t, m + 1);
 
-        product<2 * BP, DP, DP, FLAT, false, false>(k, LD, w, LD, [&](int r, int c, const float* sums) {
-            for (int j = 0; j < 4; j++) z[r * LD + c + j] = u[c + j] + sums[j];
+        product<2 * BP, DP, DP, false, false>(k, LD, w, LD, [&](int r, int c, const float* sums) {
+            for (int j = 0; j < 2; j++) z[r * LD + c + j] = u[c + j] + sums[j];
         });
-        product<BP, BP, DP, 1, false, true>(q, LD, k, LD, [&](int r, int c, const float* sums) {
-            for (int j = 0; j < 4; j++) p[r * LB + c + j] = c + j <= r ? -taus[r] * rates[c + j] * (sums[j] + 1.0f) : 0.0f;
+        product<BP, BP, DP, false, true>(q, LD, k, LD, [&](int r, int c, const float* sums) {
+            for (int j = 0; j < 2; j++) p[r * LB + c + j] = c + j <= r ? -taus[r] * rates[c + j] * (sums[j] + 1.0f) : 0.0f;
         });
         __syncthreads();
 
@@ -60,13 +60,13 @@ KERNEL void ttt_forward(const float* qkv, const float* lr, const float* flat, co
         }
         __syncthreads();
 
-        product<BP, DP, BP, 1, false, false>(p, LB, g, LD, [&](int r, int c, const float* sums) {
-            for (int j = 0; j < 4; j++) y[r * LD + c + j] += sums[j];
+        product<BP, DP, BP, false, false>(p, LB, g, LD, [&](int r, int c, const float* sums) {
+            for (int j = 0; j < 2; j++) y[r * LD + c + j] += sums[j];
         });
         if (more) {
             float* state = states + (size_t)(m + 1) * STATE;
-            product<DP, DP, BP, TALL, true, false>(k, LD, steps, LD, [&](int r, int c, const float* sums) {
-                for (int j = 0; j < 4; j++) {
+            product<DP, DP, BP, true, false>(k, LD, steps, LD, [&](int r, int c, const float* sums) {
+                for (int j = 0; j < 2; j++) {
                     float first = w0[r * LD + c + j];
                     float value = first + kept * (w[r * LD + c + j] - first) + sums[j];
                     w[r * LD + c + j] = value;

@@ -134,6 +134,23 @@ fn the_convolution_equals_the_cpu() {
 }
 
 #[test]
+fn what_is_left_out_is_what_the_cpu_leaves_out() {
+    let Some(m) = Emulator::new() else { return };
+    let x = random(&[3, 5, 70], 16);
+    for (share, first_row) in [(0.2, 0), (0.6, 1 << 40)] {
+        let dropout = crate::ops::dropout::Dropout {
+            share,
+            key: u64::MAX / 3,
+            first_row,
+        };
+        let (y, ..) = on_cpu(&[&x], dropout.apply(&x));
+        let first = (first_row * 5 * 70) as u64;
+        let got = dropout::apply(&m, dropout, m.span(&up(&m, &x)), (15, 70), first).unwrap();
+        assert_eq!(m.read(&got), y);
+    }
+}
+
+#[test]
 fn the_embedding_has_the_bits_of_the_cpu() {
     let Some(m) = Emulator::new() else { return };
     let (vocab, width) = (11, 37);
@@ -300,6 +317,7 @@ fn every_kernel_is_launched_by_an_operation() {
         include_str!("../adamw.rs"),
         include_str!("../bit_linear.rs"),
         include_str!("../conv.rs"),
+        include_str!("../dropout.rs"),
         include_str!("../embedding.rs"),
         include_str!("../ffn.rs"),
         include_str!("../loss.rs"),
@@ -311,7 +329,8 @@ fn every_kernel_is_launched_by_an_operation() {
     let kernels = [Program::Rows, super::ttt::program(16, 16)]
         .map(Program::source)
         .concat();
-    for kernel in kernels.split("\nKERNEL void ").skip(1) {
+    for kernel in kernels.split("\nKERNEL ").skip(1) {
+        let (_, kernel) = kernel.split_once("void ").unwrap();
         let (name, _) = kernel.split_once('(').unwrap();
         assert!(sources.contains(&format!("\"{name}\"")), "{name}");
     }
