@@ -18,6 +18,7 @@ use crate::ops::bit_linear::int8_head;
 use crate::ops::dropout::Dropout;
 use crate::ops::embedding::embedding;
 use crate::ops::ffn::glu_norm;
+use crate::ops::head_loss::head_loss;
 use crate::ops::inner_loss::InnerLoss;
 use crate::ops::norm::rms_norm;
 use carry::{BlockCarry, convolve};
@@ -86,7 +87,7 @@ impl Model {
     /// # Errors
     /// When a token is out of range.
     pub fn forward(&self, tokens: &Tensor) -> Result<Tensor> {
-        self.forward_training(tokens, None, None)
+        int8_head(&self.stream(tokens, None, None)?, self.head())
     }
 
     /// The same for the next segment `tokens [B, T]` of longer rows, whose state goes over in `carry`. Every segment but
@@ -95,15 +96,26 @@ impl Model {
     /// # Errors
     /// As [`Model::forward`]; mixers that carry nothing (see [`ModelConfig::carries`]).
     pub fn forward_segment(&self, tokens: &Tensor, carry: &mut Carry) -> Result<Tensor> {
-        self.forward_training(tokens, Some(carry), None)
+        int8_head(&self.stream(tokens, Some(carry), None)?, self.head())
     }
 
-    /// As [`Model::forward`], or as [`Model::forward_segment`] with a `carry`; `dropout` acts on the embedding and on what
-    /// each half of a block adds to the stream.
+    /// Mean loss, in nats, over the `targets` that count, of whole rows or, with a `carry`, of their next segment.
+    /// `dropout` acts on the embedding and on what each half of a block adds to the stream.
     ///
     /// # Errors
-    /// As those.
-    pub fn forward_training(
+    /// As [`Model::forward_segment`]; no target that counts.
+    pub fn loss(
+        &self,
+        tokens: &Tensor,
+        targets: &[u32],
+        carry: Option<&mut Carry>,
+        dropout: Option<Dropout>,
+    ) -> Result<Tensor> {
+        head_loss(&self.stream(tokens, carry, dropout)?, self.head(), targets)
+    }
+
+    /// What the head gets.
+    fn stream(
         &self,
         tokens: &Tensor,
         mut carry: Option<&mut Carry>,
@@ -120,12 +132,11 @@ impl Model {
             let dropout = dropout.map(|d| d.at(l + 1));
             h = block.forward(&h, self.config.norm_eps, carry, dropout)?;
         }
-        self.logits(&h)
+        rms_norm(&h, &self.norm, self.config.norm_eps)
     }
 
-    fn logits(&self, h: &Tensor) -> Result<Tensor> {
-        let h = rms_norm(h, &self.norm, self.config.norm_eps)?;
-        int8_head(&h, self.head.as_ref().unwrap_or(&self.embed))
+    fn head(&self) -> &Tensor {
+        self.head.as_ref().unwrap_or(&self.embed)
     }
 
     /// What inner learning achieves in each block on `tokens [B, T]`, whose rows have these lengths; none in blocks with

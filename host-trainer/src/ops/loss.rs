@@ -23,7 +23,18 @@ struct CrossEntropy {
 /// When the number of targets differs from the number of rows, a target is not below V, or no
 /// target counts.
 pub fn cross_entropy(logits: &Tensor, targets: &[u32]) -> Result<Tensor> {
-    let (rows, vocab) = rows_of(logits.shape());
+    let counted = count(targets, rows_of(logits.shape()))?;
+    logits.contiguous()?.apply_op1(CrossEntropy {
+        targets: targets.to_vec(),
+        counted,
+    })
+}
+
+/// How many targets count, of as many as there are rows.
+///
+/// # Errors
+/// As [`cross_entropy`].
+pub(super) fn count(targets: &[u32], (rows, vocab): (usize, usize)) -> Result<usize> {
     if targets.len() != rows {
         bail!("{rows} rows of logits, {} targets", targets.len());
     }
@@ -35,10 +46,7 @@ pub fn cross_entropy(logits: &Tensor, targets: &[u32]) -> Result<Tensor> {
     if counted == 0 {
         bail!("no target counts");
     }
-    logits.contiguous()?.apply_op1(CrossEntropy {
-        targets: targets.to_vec(),
-        counted,
-    })
+    Ok(counted)
 }
 
 /// Negative log-likelihood of every row of `logits [.., V]`, 0 where the target is [`IGNORE`].

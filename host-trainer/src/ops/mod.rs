@@ -12,6 +12,7 @@ pub mod cuda;
 pub mod dropout;
 pub mod embedding;
 pub mod ffn;
+pub mod head_loss;
 pub mod inner_loss;
 pub mod lite;
 pub mod loss;

@@ -7,7 +7,7 @@ use super::group::Group;
 use crate::data::batch::Batch;
 use crate::model::{Carry, Model};
 use crate::ops::dropout::Dropout;
-use crate::ops::loss::{cross_entropy, losses};
+use crate::ops::loss::losses;
 
 /// Mean loss over the targets that count, in nats, and its gradients. With a `segment`, rows longer than it are read in
 /// segments of so many tokens, whose gradients add up: truncated back-propagation through time (Williams and Peng 1990).
@@ -22,8 +22,7 @@ pub fn gradients(
     dropout: Option<Dropout>,
 ) -> Result<(f64, GradStore)> {
     if is_whole(batch, segment) {
-        let logits = model.forward_training(&input(batch)?, None, dropout)?;
-        let loss = cross_entropy(&logits, &batch.targets)?;
+        let loss = model.loss(&input(batch)?, &batch.targets, None, dropout)?;
         return Ok((f64::from(loss.to_scalar::<f32>()?), loss.backward()?));
     }
     let counted = batch.counted() as f64;
@@ -33,9 +32,9 @@ pub fn gradients(
     let segments = batch.segments(segment).take_while(|s| s.counted() > 0);
     for (n, part) in segments.enumerate() {
         let dropout = dropout.map(|d| d.at(n));
-        let logits = model.forward_training(&input(&part)?, Some(&mut carry), dropout)?;
+        let loss = model.loss(&input(&part)?, &part.targets, Some(&mut carry), dropout)?;
         let share = part.counted() as f64 / counted;
-        let loss = (cross_entropy(&logits, &part.targets)? * share)?;
+        let loss = (loss * share)?;
         let mut grads = loss.backward()?;
         let mut total = f64::from(loss.to_scalar::<f32>()?);
         if let Some((before, earlier)) = &sum {

@@ -13,7 +13,6 @@ use crate::data::batch::Batch;
 use crate::device;
 use crate::model::plain::{PlainModel, mean_loss};
 use crate::model::{self, Model};
-use crate::ops::loss::cross_entropy;
 use crate::process;
 use crate::rng::Rng;
 
@@ -209,7 +208,7 @@ impl Run {
         let input = input(&self.batch)?;
         let loss = match &self.plain {
             Some(plain) => mean_loss(&plain.forward(&input)?, &self.batch.targets)?,
-            None => cross_entropy(&self.model.forward(&input)?, &self.batch.targets)?,
+            None => self.model.loss(&input, &self.batch.targets, None, None)?,
         };
         let forward = lap()?;
         let grads = loss.backward()?;

@@ -55,6 +55,7 @@ pub fn forward<M: Machine>(
         a: Matrix::new(m.span(&input)),
         b: Matrix::new(m.span(&weight)).t(),
         out: m.span(&y),
+        add: false,
         dims: (n, outputs, k),
     }
     .run(m)?;
@@ -107,6 +108,7 @@ pub fn backward<M: Machine>(
         a: Matrix::new(m.span(&for_input)),
         b: Matrix::new(m.span(&saved.weight)),
         out: m.span(&dx),
+        add: false,
         dims: (n, k, outputs),
     }
     .run(m)?;
@@ -114,6 +116,7 @@ pub fn backward<M: Machine>(
         a: Matrix::new(m.span(&for_weight)).t(),
         b: Matrix::new(m.span(&saved.input)),
         out: m.span(&dw),
+        add: false,
         dims: (outputs, k, n),
     }
     .run(m)?;
@@ -121,7 +124,7 @@ pub fn backward<M: Machine>(
 }
 
 /// Codes and scales of the rows of a matrix.
-fn quantise<M: Machine>(
+pub(super) fn quantise<M: Machine>(
     m: &M,
     kernel: &'static str,
     values: Span<'_, f32>,

@@ -103,7 +103,7 @@ impl Machine for CudaDevice {
                 pointer(p.b.1),
                 blas_sys::cudaDataType::CUDA_R_16BF,
                 p.b.2 as i32,
-                scalar(&0.0),
+                scalar(if p.add { &1.0 } else { &0.0 }),
                 p.c.0 as *mut c_void,
                 blas_sys::cudaDataType::CUDA_R_32F,
                 p.c.1 as i32,

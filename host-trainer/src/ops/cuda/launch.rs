@@ -143,6 +143,12 @@ impl Launch {
         Self::elements(kernel, rows, width.div_ceil(4))
     }
 
+    /// A block for each row, of up to 1024 threads with four elements at a time.
+    pub fn blocks(kernel: &'static str, rows: usize, width: usize) -> Self {
+        let threads = width.div_ceil(4).next_multiple_of(WARP).min(1024);
+        Self::rows(kernel, [rows, 1], threads)
+    }
+
     /// A thread for each element of `rows` rows, a row a block.
     pub fn elements(kernel: &'static str, rows: usize, width: usize) -> Self {
         Self::rows(kernel, [rows, width.div_ceil(256)], 256)

@@ -38,12 +38,20 @@ pub fn forward<M: Machine>(
     counted: usize,
 ) -> Result<M::Memory<f32>> {
     let losses = row_losses(m, logits, targets)?;
+    mean(m, m.span(&losses), counted)
+}
+
+/// The sum of `losses` over `counted`.
+///
+/// # Errors
+/// As [`row_losses`].
+pub fn mean<M: Machine>(m: &M, losses: Span<'_, f32>, counted: usize) -> Result<M::Memory<f32>> {
     let mean = m.alloc(1)?;
     m.launch(
         &Launch::rows("mean_loss", [1, 1], 256),
         &[
-            m.span(&losses).into(),
-            targets.len().into(),
+            losses.into(),
+            losses.len().into(),
             counted.into(),
             m.span(&mean).into(),
         ],

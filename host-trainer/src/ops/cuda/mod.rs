@@ -11,6 +11,7 @@ pub mod device;
 pub mod dropout;
 pub mod embedding;
 pub mod ffn;
+pub mod head_loss;
 mod launch;
 pub mod loss;
 pub mod norm;

@@ -37,6 +37,8 @@ pub struct Product<'a> {
     pub b: Matrix<'a>,
     /// Result.
     pub out: Span<'a, f32>,
+    /// Whether it is added to what stands there.
+    pub add: bool,
     /// `(m, n, k)`.
     pub dims: (usize, usize, usize),
 }
@@ -50,6 +52,8 @@ pub struct ColumnMajor {
     pub b: (bool, u64, usize),
     /// Where the result goes, and the distance of its columns.
     pub c: (u64, usize),
+    /// Whether it is added to what stands there.
+    pub add: bool,
     /// `(m, n, k)`.
     pub dims: (usize, usize, usize),
 }
@@ -66,6 +70,7 @@ impl Product<'_> {
             a: operand(self.b, k, n),
             b: operand(self.a, m, k),
             c: (self.out.address, n),
+            add: self.add,
             dims: (n, m, k),
         }
     }

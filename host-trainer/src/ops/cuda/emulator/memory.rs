@@ -132,7 +132,8 @@ pub unsafe fn multiply(p: &ColumnMajor) {
                 .map(|i| value(p.a, row, i) * value(p.b, i, col))
                 .sum();
             // SAFETY: as above.
-            unsafe { *(p.c.0 as *mut f32).add(row + col * p.c.1) = sum };
+            let to = unsafe { &mut *(p.c.0 as *mut f32).add(row + col * p.c.1) };
+            *to = if p.add { *to + sum } else { sum };
         }
     }
 }

@@ -352,13 +352,13 @@ KERNEL void embedding_backward(const unsigned* starts, const unsigned* order, co
 
 #define IGNORE 0xffffffffu
 
-// Maximum of a row and the sum of `exp(x - max)`, by the whole block.
-__device__ inline float2 soft(const float* row, int vocab, float* scratch) {
+// Maximum of the values `value(c)` of a row and the sum of `exp(value - max)`, by the whole block.
+template <class F> __device__ inline float2 soft(int vocab, float* scratch, F value) {
     float most = -3.402823466e38f;
-    for (int c = threadIdx.x; c < vocab; c += blockDim.x) most = fmaxf(most, row[c]);
+    for (int c = threadIdx.x; c < vocab; c += blockDim.x) most = fmaxf(most, value(c));
     most = block_combine(most, scratch, Larger());
     float sum = 0.0f;
-    for (int c = threadIdx.x; c < vocab; c += blockDim.x) sum += exp_of(row[c] - most);
+    for (int c = threadIdx.x; c < vocab; c += blockDim.x) sum += exp_of(value(c) - most);
     sum = block_combine(sum, scratch + WARP, Add());
     float2 both = {most, sum};
     return both;
@@ -371,7 +371,7 @@ KERNEL void row_losses(const float* logits, const unsigned* targets, int vocab, 
     const float* row = logits + blockIdx.x * (size_t)vocab;
     float loss = 0.0f;
     if (target != IGNORE) {
-        float2 s = soft(row, vocab, scratch);
+        float2 s = soft(vocab, scratch, [&](int c) { return row[c]; });
         loss = logf(s.y) + s.x - row[target];
     }
     if (threadIdx.x == 0) losses[blockIdx.x] = loss;
@@ -394,12 +394,37 @@ KERNEL void loss_gradient(const float* logits, const unsigned* targets, const fl
     size_t at = blockIdx.x * (size_t)vocab;
     float weight = *grad / (float)counted;
     float2 s = {0.0f, 1.0f};
-    if (target != IGNORE) s = soft(logits + at, vocab, scratch);
+    if (target != IGNORE) s = soft(vocab, scratch, [&](int c) { return logits[at + c]; });
     float scale = weight / s.y;
     for (int c = threadIdx.x; c < vocab; c += blockDim.x) {
         float d = exp_of(logits[at + c] - s.x) * scale;
         if (c == (int)target) d -= weight;
         out[at + c] = target == IGNORE ? 0.0f : d;
+    }
+}
+
+// The loss of row `blockIdx.x` of products `y [rows, vocab]` of codes, and the gradient of the mean of `counted` for what was
+// multiplied: with the scale of its column for the inputs, with that of its row for the weights.
+KERNEL void head_loss(const float* __restrict__ y, const float* __restrict__ row_scales,
+                      const float* __restrict__ col_scales, const unsigned* __restrict__ targets, int counted, int vocab,
+                      float* __restrict__ losses, bf16* __restrict__ for_input, bf16* __restrict__ for_weight) {
+    __shared__ float scratch[2 * WARP];
+    unsigned target = targets[blockIdx.x];
+    size_t at = blockIdx.x * (size_t)vocab;
+    float row_scale = row_scales[blockIdx.x], weight = target == IGNORE ? 0.0f : 1.0f / (float)counted;
+    auto logit = [&](int c, float product) { return product * (row_scale * col_scales[c]); };
+    float2 s = soft(vocab, scratch, [&](int c) { return logit(c, y[at + c]); });
+    if (threadIdx.x == 0)
+        losses[blockIdx.x] = target == IGNORE ? 0.0f : logf(s.y) + s.x - logit(target, y[at + target]);
+    float scale = weight / s.y;
+    for (int c = threadIdx.x * 4; c < vocab; c += blockDim.x * 4) {
+        Four four(y + at + c, c, vocab);
+        four.each([&](int j) {
+            float d = exp_of(logit(c + j, four.x[j]) - s.x) * scale;
+            four.x[j] = c + j == (int)target ? d - weight : d;
+        });
+        four.put_rounded(for_input + at + c, [&](int j) { return col_scales[c + j]; });
+        four.put_rounded(for_weight + at + c, [&](int) { return row_scale; });
     }
 }
 

@@ -184,6 +184,33 @@ fn the_loss_equals_the_cpu_and_skips_what_does_not_count() {
     }
 }
 
+#[test]
+fn head_and_loss_at_once_equal_the_cpu_in_chunks_of_any_size() {
+    let Some(m) = Emulator::new() else { return };
+    use crate::ops::loss::IGNORE;
+    for (vocab, width) in [(9, 12), (300, 20)] {
+        let (x, w) = (random(&[1, 5, width], 17), random(&[vocab, width], 18));
+        let targets = [3, IGNORE, 0, 8, 1];
+        let y = crate::ops::head_loss::head_loss(&x, &w, &targets);
+        let (y, dy, grads) = on_cpu(&[&x, &w], y);
+        let [x, w] = [&x, &w].map(|t| up(&m, t));
+        for rows in [1, 2, 5] {
+            let operands = head_loss::Operands {
+                x: m.span(&x),
+                weight: m.span(&w),
+                targets: &targets,
+                counted: 4,
+            };
+            let [loss, dx, dw] = head_loss::forward(&m, operands, rows * vocab).unwrap();
+            assert_close("loss", &m.read(&loss), &y, 1e-6);
+            for (what, got, want) in [("dx", &dx, &grads[0]), ("dw", &dw, &grads[1])] {
+                let got: Vec<f32> = m.read(got).iter().map(|d| d * dy[0]).collect();
+                assert_close(what, &got, want, 4e-3);
+            }
+        }
+    }
+}
+
 /// Forward to the bit; gradients within the rounding of `dy` to bfloat16, 2^-9 of each.
 #[test]
 fn products_of_codes_have_the_bits_of_the_cpu() {
@@ -320,6 +347,7 @@ fn every_kernel_is_launched_by_an_operation() {
         include_str!("../dropout.rs"),
         include_str!("../embedding.rs"),
         include_str!("../ffn.rs"),
+        include_str!("../head_loss.rs"),
         include_str!("../loss.rs"),
         include_str!("../mod.rs"),
         include_str!("../norm.rs"),
