@@ -127,6 +127,12 @@ fn show(report: &Report, out: &Output) {
     if let Some(bytes) = s.peak_memory_bytes {
         out.say(format!("peak memory {:.0} MB", bytes as f64 / 1e6));
     }
+    if let Some(bytes) = s.peak_gpu_memory_bytes {
+        out.say(format!(
+            "peak memory of the GPU {:.0} MB",
+            bytes as f64 / 1e6
+        ));
+    }
     let [forward, backward, optimiser] = s.phases.map(|seconds| seconds * 1e3);
     out.say(format!(
         "forward {forward:.1} ms, backward {backward:.1} ms, optimiser {optimiser:.1} ms; loss {:.3} to {:.3}",

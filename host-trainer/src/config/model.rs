@@ -123,6 +123,9 @@ pub struct ModelConfig {
     pub tie_embeddings: bool,
     /// The fast weights decay towards their learned start at every mini-batch end.
     pub anchor_decay: bool,
+    /// Tokens after which the fast weights of the slowest head have forgotten all but 1/e when training begins, the others
+    /// lying geometrically between 32 mini-batches and it; 0 for 200 mini-batches in every head. Learned from there.
+    pub memory: usize,
     /// Base of the rotary frequencies.
     pub rope_theta: f32,
     /// Epsilon of every RMSNorm.
@@ -158,6 +161,7 @@ impl Default for ModelConfig {
             activation: Activation::Silu,
             tie_embeddings: true,
             anchor_decay: true,
+            memory: 0,
             rope_theta: 10_000.0,
             norm_eps: 1e-5,
             ttt_base_lr: 1.0,
@@ -280,6 +284,11 @@ impl ModelConfig {
         ensure!(
             !self.gate || self.stack().any(|m| self.gates(m)),
             "model.gate is on, but ttt-lite has no gate; leave it out"
+        );
+        ensure!(
+            self.memory == 0 || (self.anchor_decay && self.memory > self.mini_batch),
+            "model.memory = {} must be more than model.mini_batch and needs model.anchor_decay; or leave it out",
+            self.memory
         );
         ensure!(
             self.fast_start == FastStart::Learned || !has(Mixer::TttMlp),

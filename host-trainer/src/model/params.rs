@@ -27,6 +27,8 @@ enum Start {
     Taps(usize),
     /// `tau = 1 / (i + 1) + c` is [`FIRST_TAU`] for every token of a mini-batch.
     Tau,
+    /// Decays of heads whose memory lies geometrically between [`SHORTEST`] and so many mini-batches.
+    Memories(f32),
 }
 
 /// A learned tensor: name in the checkpoint, shape, first values.
@@ -107,6 +109,8 @@ const ZERO: Start = Start::Constant(0.0);
 const FLAT: Start = Start::Normal(0.02);
 /// sigmoid(-5.3) = 0.005: a memory of about 200 mini-batches.
 const DECAY: Start = Start::Constant(-5.3);
+/// Mini-batches that the quickest head remembers where memories are spread.
+const SHORTEST: f32 = 32.0;
 
 fn block(c: &ModelConfig, mixer: Mixer) -> Vec<Spec> {
     let (d, f) = (c.d_model, c.d_ffn);
@@ -191,7 +195,14 @@ fn ttt(c: &ModelConfig, layers: &[([usize; 2], Start)]) -> Vec<Spec> {
         all.push(Spec::new(w, &[h, input, output], start));
         all.push(Spec::new(u, &[h, output], ZERO));
     }
-    all.push(Spec::new("mixer.decay", &[h], DECAY));
+    all.push(Spec::new(
+        "mixer.decay",
+        &[h],
+        match c.memory {
+            0 => DECAY,
+            tokens => Start::Memories(tokens as f32 / c.mini_batch as f32),
+        },
+    ));
     all
 }
 
@@ -244,6 +255,11 @@ fn first_values(spec: &Spec, rng: &mut Rng) -> Vec<f32> {
         Start::Normal(deviation) | Start::Alike(deviation) => deviation * rng.normal(),
         Start::Taps(ones) if i >= len.saturating_sub(ones * width) => 1.0 + 0.1 * rng.normal(),
         Start::Taps(_) => 0.1 * rng.normal(),
+        Start::Memories(longest) => {
+            let share = i as f32 / (len - 1).max(1) as f32;
+            let memory = longest * (SHORTEST / longest).powf(1.0 - share);
+            -(memory - 1.0).ln()
+        }
         Start::Tau => FIRST_TAU - 1.0 / (i + 1) as f32,
     };
     (0..len).map(value).collect()

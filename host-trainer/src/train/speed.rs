@@ -54,6 +54,8 @@ pub struct Speed {
     pub segment: usize,
     /// Most memory that the process ever had in use, bytes, where the system tells.
     pub peak_memory_bytes: Option<u64>,
+    /// The same of a GPU's memory, for tensors.
+    pub peak_gpu_memory_bytes: Option<u64>,
     /// Steps timed.
     pub steps: u64,
     /// Median over the steps.
@@ -128,6 +130,7 @@ pub fn measure(bench: &Bench) -> anyhow::Result<Speed> {
         context: bench.context,
         segment: bench.segment,
         peak_memory_bytes: process::peak_memory(),
+        peak_gpu_memory_bytes: gpu_memory(&bench.device),
         steps,
         tokens_per_second: rate,
         flops_per_token: flops,
@@ -136,6 +139,19 @@ pub fn measure(bench: &Bench) -> anyhow::Result<Speed> {
         phases,
         kernels,
     })
+}
+
+#[cfg(feature = "cuda")]
+fn gpu_memory(device: &Device) -> Option<u64> {
+    match device {
+        Device::Cuda(device) => crate::ops::cuda::device::peak_memory(device),
+        _ => None,
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn gpu_memory(_device: &Device) -> Option<u64> {
+    None
 }
 
 struct Run {

@@ -66,6 +66,7 @@ DOES(cuStreamWaitEvent)
 DOES(cuEventRecord)
 DOES(cuEventSynchronize)
 DOES(cuEventDestroy_v2)
+DOES(cuMemPoolGetAttribute)
 DOES(cuMemPoolSetAttribute)
 DOES(cuModuleUnload)
 API int cuEventElapsedTime_v2(float* ms, void*, void*) { return *ms = 0.001f, OK; }

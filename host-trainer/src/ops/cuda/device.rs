@@ -182,6 +182,19 @@ fn keep_freed_memory(device: &CudaDevice) -> Result<()> {
     }
 }
 
+/// Most bytes of the card's memory that this process ever had in use for tensors, where the driver tells.
+pub(crate) fn peak_memory(device: &CudaDevice) -> Option<u64> {
+    let stream = device.cuda_stream();
+    let mut bytes = 0u64;
+    let most = driver_sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH;
+    // SAFETY: the pool is the one that the device allocates from; the attribute is a `u64`.
+    let told = unsafe {
+        let pool = driver::device::get_default_mem_pool(stream.context().cu_device()).ok()?;
+        driver::mem_pool::get_attribute(pool, most, std::ptr::from_mut(&mut bytes).cast())
+    };
+    told.ok().map(|()| bytes).filter(|bytes| *bytes > 0)
+}
+
 /// A program compiled for the card, once a process.
 fn ptx(device: &CudaDevice, program: Program) -> Result<Arc<str>> {
     type Compiled = HashMap<(Program, (i32, i32)), Arc<str>>;

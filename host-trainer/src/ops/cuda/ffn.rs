@@ -1,6 +1,6 @@
 //! Middle of the feed-forward network.
 
-use candle_core::Result;
+use candle_core::{Result, bail};
 
 use super::{Arg, Launch, Machine, Span, sum_in_parts};
 use crate::config::Activation;
@@ -29,6 +29,28 @@ impl Operands<'_> {
     }
 }
 
+/// A block a row, which keeps `kept` values for each of `width`.
+fn launch<M: Machine>(
+    m: &M,
+    kernel: &'static str,
+    rows: usize,
+    width: usize,
+    kept: usize,
+) -> Result<Launch> {
+    let shared = kept * width * size_of::<f32>();
+    if shared > m.max_shared() {
+        bail!(
+            "a feed-forward network {width} wide needs {shared} bytes of shared memory, a block has {}; make model.d_ffn \
+             smaller, or use --device cpu",
+            m.max_shared()
+        );
+    }
+    Ok(Launch {
+        shared,
+        ..Launch::blocks(kernel, rows, width, 256)
+    })
+}
+
 /// `RMSNorm(act(gate) * up)`, `[rows, width]`.
 ///
 /// # Errors
@@ -37,12 +59,11 @@ pub fn forward<M: Machine>(m: &M, o: Operands<'_>) -> Result<M::Memory<f32>> {
     let (rows, width) = o.rows();
     let out = m.alloc(rows * width)?;
     m.launch(
-        &Launch::warps("glu_norm", rows),
+        &launch(m, "glu_norm", rows, width, 1)?,
         &[
             o.x.into(),
             o.gain.into(),
             o.relu2().into(),
-            rows.into(),
             width.into(),
             o.eps.into(),
             m.span(&out).into(),
@@ -63,13 +84,12 @@ pub fn backward<M: Machine>(
     let (rows, width) = o.rows();
     let (dx, factors) = (m.alloc::<f32>(o.x.len())?, m.alloc::<f32>(rows)?);
     m.launch(
-        &Launch::warps("glu_norm_backward", rows),
+        &launch(m, "glu_norm_backward", rows, width, 3)?,
         &[
             o.x.into(),
             o.gain.into(),
             o.relu2().into(),
             dy.into(),
-            rows.into(),
             width.into(),
             o.eps.into(),
             m.span(&dx).into(),

@@ -63,7 +63,7 @@ pub fn forward<M: Machine>(m: &M, o: Operands<'_>, chunk: usize) -> Result<[M::M
         }
         .run(m)?;
         m.launch(
-            &Launch::blocks("head_loss", rows, vocab),
+            &Launch::blocks("head_loss", rows, vocab, 1024),
             &[
                 logits.into(),
                 m.span(&input_scales).part(start, rows).into(),

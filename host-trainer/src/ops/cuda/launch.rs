@@ -143,9 +143,9 @@ impl Launch {
         Self::elements(kernel, rows, width.div_ceil(4))
     }
 
-    /// A block for each row, of up to 1024 threads with four elements at a time.
-    pub fn blocks(kernel: &'static str, rows: usize, width: usize) -> Self {
-        let threads = width.div_ceil(4).next_multiple_of(WARP).min(1024);
+    /// A block for each row, of up to `most` threads with four elements at a time.
+    pub fn blocks(kernel: &'static str, rows: usize, width: usize, most: usize) -> Self {
+        let threads = width.div_ceil(4).next_multiple_of(WARP).min(most);
         Self::rows(kernel, [rows, 1], threads)
     }
 

@@ -224,34 +224,49 @@ __device__ inline float activation_slope(float x, int relu2) {
     return relu2 ? 2.0f * fmaxf(x, 0.0f) : silu_slope(x);
 }
 
-// `act(gate) * up`, normalised, for rows `[gate, up]` of `2 width`. What costs an exponential is kept in the result's place
-// between the two ways through the row.
-KERNEL void glu_norm(const float* __restrict__ x, const float* __restrict__ gain, int relu2, int rows, int width,
-                     float eps, float* __restrict__ out) {
-    if (ROW >= rows) return;
-    const float *gate = x + ROW * 2 * width, *up = gate + width;
-    out += ROW * width;
-    float r = inverse_rms(width, eps, [&](int c) { return out[c] = activation(gate[c], relu2) * up[c]; });
-    for (int c = lane(); c < width; c += WARP) out[c] = out[c] * r * gain[c];
+// `act(gate) * up`, normalised, for row `blockIdx.x`, `[gate, up]` of `2 width`. A block a row, which it keeps in shared
+// memory: with a warp a row, the rows of all warps are more than the cache holds, and a second look at them goes to memory.
+KERNEL void glu_norm(const float* __restrict__ x, const float* __restrict__ gain, int relu2, int width, float eps,
+                     float* __restrict__ out) {
+    DYNAMIC_SHARED(kept);
+    __shared__ float scratch[WARP];
+    const float *gate = x + blockIdx.x * (size_t)2 * width, *up = gate + width;
+    out += blockIdx.x * (size_t)width;
+    float squares = 0.0f;
+    for (int c = threadIdx.x; c < width; c += blockDim.x) {
+        float m = activation(gate[c], relu2) * up[c];
+        kept[c] = m;
+        squares += m * m;
+    }
+    float r = 1.0f / sqrtf(block_combine(squares, scratch, Add()) / (float)width + eps);
+    for (int c = threadIdx.x; c < width; c += blockDim.x) out[c] = kept[c] * r * gain[c];
 }
 
 KERNEL void glu_norm_backward(const float* __restrict__ x, const float* __restrict__ gain, int relu2,
-                              const float* __restrict__ dy, int rows, int width, float eps, float* __restrict__ dx,
+                              const float* __restrict__ dy, int width, float eps, float* __restrict__ dx,
                               float* __restrict__ factors) {
-    if (ROW >= rows) return;
-    const float *gate = x + ROW * 2 * width, *up = gate + width;
-    float *dgate = dx + ROW * 2 * width, *dup = dgate + width;
-    for (int c = lane(); c < width; c += WARP) {
-        dgate[c] = activation(gate[c], relu2);
-        dup[c] = dgate[c] * up[c];
+    DYNAMIC_SHARED(gates);
+    float *ups = gates + width, *grads = ups + width;
+    __shared__ float scratch[2 * WARP];
+    const float *gate = x + blockIdx.x * (size_t)2 * width, *up = gate + width;
+    float *dgate = dx + blockIdx.x * (size_t)2 * width, *dup = dgate + width;
+    dy += blockIdx.x * (size_t)width;
+    float squares = 0.0f, products = 0.0f;
+    for (int c = threadIdx.x; c < width; c += blockDim.x) {
+        float g = gate[c], u = up[c], d = gain[c] * dy[c], m = activation(g, relu2) * u;
+        gates[c] = g, ups[c] = u, grads[c] = d;
+        squares += m * m;
+        products += m * d;
     }
-    auto value = [&](int c) { return dup[c]; };
-    auto inner = [&](int c) { return dy[ROW * width + c]; };
-    float factor = rms_gradient(width, eps, gain, value, inner, [&](int c, float d, float) {
-        dup[c] = d * dgate[c];
-        dgate[c] = d * up[c] * activation_slope(gate[c], relu2);
-    });
-    if (lane() == 0) factors[ROW] = factor;
+    float r = 1.0f / sqrtf(block_combine(squares, scratch, Add()) / (float)width + eps);
+    float along = block_combine(products, scratch + WARP, Add()) * r * r / (float)width;
+    for (int c = threadIdx.x; c < width; c += blockDim.x) {
+        float g = gates[c], u = ups[c], a = activation(g, relu2);
+        float d = r * (grads[c] - a * u * along);
+        dgate[c] = d * u * activation_slope(g, relu2);
+        dup[c] = d * a;
+    }
+    if (threadIdx.x == 0) factors[blockIdx.x] = r;
 }
 
 // Parts of the gradient for the gain of `glu_norm`.
