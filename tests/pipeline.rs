@@ -252,7 +252,10 @@ fn weighted_files_resume_without_being_named_again_and_a_run_can_be_looked_at() 
 #[test]
 fn a_run_that_is_killed_ten_times_comes_to_the_bytes_of_one_that_was_not() {
     let bench = trained();
-    bench.write("every.toml", format!("{CONFIG}checkpoint_every = 1\n"));
+    bench.write(
+        "every.toml",
+        format!("{CONFIG}checkpoint_every = 1\ndropout = 0.1\n"),
+    );
     let train = "train --config every.toml --data corpus.bin --tokenizer t.json --steps 400";
     bench.json(&format!("{train} --out whole"));
     let checkpoint = bench.path("killed/checkpoint.safetensors");

@@ -256,7 +256,11 @@ fn first_values(spec: &Spec, rng: &mut Rng) -> Vec<f32> {
         Start::Taps(ones) if i >= len.saturating_sub(ones * width) => 1.0 + 0.1 * rng.normal(),
         Start::Taps(_) => 0.1 * rng.normal(),
         Start::Memories(longest) => {
-            let share = i as f32 / (len - 1).max(1) as f32;
+            let share = if len == 1 {
+                1.0
+            } else {
+                i as f32 / (len - 1) as f32
+            };
             let memory = longest * (SHORTEST / longest).powf(1.0 - share);
             -(memory - 1.0).ln()
         }

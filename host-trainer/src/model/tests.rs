@@ -208,3 +208,40 @@ fn a_missing_or_misshapen_tensor_is_named() {
             .contains(name)
     );
 }
+
+#[test]
+fn memories_lie_geometrically_between_the_shortest_and_the_longest() {
+    let decays = |n_heads, memory| {
+        let config = ModelConfig {
+            vocab_size: 30,
+            d_model: 4 * n_heads,
+            n_layers: 1,
+            n_heads,
+            d_ffn: 8,
+            mini_batch: 16,
+            memory,
+            ..ModelConfig::default()
+        };
+        let vars = init(&config, 3).unwrap();
+        let (_, var) = vars
+            .iter()
+            .find(|(name, _)| name.ends_with("decay"))
+            .unwrap();
+        let logits = var.to_vec1::<f32>().unwrap();
+        // Mini-batches after which 1/e is left.
+        let memory = |logit: f32| 1.0 + (-logit).exp();
+        logits.into_iter().map(memory).collect::<Vec<_>>()
+    };
+    let close = |got: Vec<f32>, want: &[f32]| {
+        assert_eq!(got.len(), want.len());
+        for (got, want) in got.iter().zip(want) {
+            assert!((got / want - 1.0).abs() < 1e-3, "{got} {want}");
+        }
+    };
+    close(
+        decays(3, 32 * 16 * 64 * 64),
+        &[32.0, 32.0 * 64.0, 32.0 * 64.0 * 64.0],
+    );
+    close(decays(1, 16_000), &[1000.0]);
+    close(decays(2, 0), &[201.3, 201.3]);
+}

@@ -120,3 +120,25 @@ fn where_nothing_is_carried_nothing_is_cut() {
         }
     }
 }
+
+/// What several processes do: each takes its rows, and leaves out of them what one process would.
+#[test]
+fn rows_apart_leave_out_what_they_leave_out_together() {
+    let (model, vars) = built(&config(Mixer::TttLinear));
+    let batch = batch(12, 12);
+    let dropout = |first_row| {
+        Some(Dropout {
+            share: 0.3,
+            key: 9,
+            first_row,
+        })
+    };
+    let loss = |rows: std::ops::Range<usize>, dropout| {
+        let part = batch.part(rows);
+        gradients(&model, &vars, &part, 0, dropout).unwrap().0
+    };
+    let whole = loss(0..2, dropout(0));
+    let apart = (loss(0..1, dropout(0)) + loss(1..2, dropout(1))) / 2.0;
+    assert!((whole - apart).abs() < 1e-6, "{whole} {apart}");
+    assert!((whole - loss(0..2, None)).abs() > 1e-4);
+}

@@ -5,9 +5,10 @@
 
 // Gradients `dqkv` and `dlr` of the operands; of the learned values for this row of the batch, `parts [R, flat - b]` in
 // their flat order and `tau_parts [R, H, b]`. Grid (H, R).
-KERNEL __launch_bounds__(THREADS, BLOCKS(BACKWARD_FLOATS)) void ttt_backward(const float* qkv, const float* lr, const float* flat, const float* rope_table,
-                         const float* states, const float* grad, int tokens, int heads, float base_lr, int anchor,
-                         float* dqkv, float* dlr, float* parts, float* tau_parts) {
+KERNEL __launch_bounds__(THREADS, BLOCKS(BACKWARD_FLOATS)) void ttt_backward(
+    const float* qkv, const float* lr, const float* flat, const float* rope_table, const float* states,
+    const float* grad, int tokens, int heads, float base_lr, int anchor, float* dqkv, float* dlr, float* parts,
+    float* tau_parts) {
     DYNAMIC_SHARED(pool);
     float *w = pool, *u = w + DP * LD, *dw = u + DP, *du = dw + DP * LD, *dw0 = du + DP, *du0 = dw0 + DP * LD;
     float *k = du0 + DP, *q = k + BP * LD, *e = q + BP * LD; // e holds v until the inner gradients are made

@@ -4,8 +4,9 @@
 
 // `qkv [R, T, 3 H d]`, `lr [R, T, H]`; writes `out [R, T, H d]` and the state at every mini-batch start,
 // `states [R, H, chunks, (d + 1) d]`. Grid (H, R).
-KERNEL __launch_bounds__(THREADS, BLOCKS(FORWARD_FLOATS)) void ttt_forward(const float* qkv, const float* lr, const float* flat, const float* rope_table, int tokens,
-                        int heads, float base_lr, int anchor, float* out, float* states) {
+KERNEL __launch_bounds__(THREADS, BLOCKS(FORWARD_FLOATS)) void ttt_forward(
+    const float* qkv, const float* lr, const float* flat, const float* rope_table, int tokens, int heads,
+    float base_lr, int anchor, float* out, float* states) {
     DYNAMIC_SHARED(pool);
     float *w = pool, *u = w + DP * LD, *w0 = u + DP, *u0 = w0 + DP * LD;
     float *k = u0 + DP, *q = k + BP * LD, *v = q + BP * LD; // k and q are one matrix of 2 BP rows
@@ -42,7 +43,8 @@ KERNEL __launch_bounds__(THREADS, BLOCKS(FORWARD_FLOATS)) void ttt_forward(const
             for (int j = 0; j < 2; j++) z[r * LD + c + j] = u[c + j] + sums[j];
         });
         product<BP, BP, DP, false, true>(q, LD, k, LD, [&](int r, int c, const float* sums) {
-            for (int j = 0; j < 2; j++) p[r * LB + c + j] = c + j <= r ? -taus[r] * rates[c + j] * (sums[j] + 1.0f) : 0.0f;
+            for (int j = 0; j < 2; j++)
+                p[r * LB + c + j] = c + j <= r ? -taus[r] * rates[c + j] * (sums[j] + 1.0f) : 0.0f;
         });
         __syncthreads();
 
