@@ -36,7 +36,7 @@ enum Saved {
     Cpu { input: Vec<f32>, weight: Vec<f32> },
     /// Codes and scales.
     #[cfg(feature = "cuda")]
-    Cuda(cuda::bit_linear::Saved<CudaDevice>),
+    Cuda(Box<cuda::bit_linear::Saved<CudaDevice>>),
 }
 
 struct QuantLinear {
@@ -110,7 +110,7 @@ impl CustomOp2 for QuantLinear {
         let (x, w) = (device::span(s1, l1)?, device::span(s2, l2)?);
         let sizes @ (_, _, m) = dims(l1, l2)?;
         let (y, saved) = cuda::bit_linear::forward(&s1.device, x, w, sizes, self.weights)?;
-        *self.saved.lock().expect("not poisoned") = Some(Saved::Cuda(saved));
+        *self.saved.lock().expect("not poisoned") = Some(Saved::Cuda(saved.into()));
         device::result(y, &s1.device, with_last(l1, m))
     }
 
