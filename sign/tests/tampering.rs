@@ -224,6 +224,33 @@ fn the_signed_message_is_as_the_format_says() {
     assert_eq!(signature[16..], key(1).sign_message(&message));
 }
 
+/// By another program, over the message that the format describes: Python's `cryptography`, with the key of the first test
+/// vector of RFC 8032.
+#[test]
+fn signatures_of_another_program_are_the_same() {
+    let seed = "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60";
+    let byte = |i| u8::from_str_radix(&seed[2 * i..2 * i + 2], 16).unwrap();
+    let key = SecretKey::from_seed(core::array::from_fn(byte));
+    for (kind, theirs) in [
+        (
+            Kind::Blob,
+            "1762d98018b30231d1ca3f2d36c48a692b5caed53aa78dc3aebe007cc223a660bcda20a538ea45748dd44cbe05a9736c952888e9718b6ab0966c7b30dfd57108",
+        ),
+        (
+            Kind::Snapshot,
+            "e632b89d8f04495386c3a883d1f035745bc011e1fad27bda0c0186528614936a109c78a98c024f37db2b1d9ee534c9a85335306e107029d92902d64a1999e20a",
+        ),
+    ] {
+        let ours = sign(kind, &key, b"abc");
+        let hex: String = ours[16..]
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        assert_eq!(hex, theirs);
+        assert_eq!(verify(kind, &[key.public()], b"abc", &ours), Ok(()));
+    }
+}
+
 proptest! {
     #[test]
     fn no_region_whatever_panics_or_passes(bytes in proptest::collection::vec(any::<u8>(), 0..300), magic in 0..3usize) {
