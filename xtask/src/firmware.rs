@@ -4,12 +4,14 @@ mod kernels;
 mod monitor;
 mod plan;
 mod row;
+mod signed;
 mod sizes;
 mod task;
 
 pub use kernels::run as kernels;
 pub use monitor::run as monitor;
 pub use row::Row;
+pub use signed::run as signed;
 
 use crate::blob;
 use crate::boards::{self, BOARDS, Board};

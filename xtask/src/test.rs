@@ -218,7 +218,12 @@ fn bare_core() -> Result<()> {
     for target in BARE.iter().copied().chain(boards) {
         let toolchain = toolchain(target)?;
         let mut build = cargo(&["build", "--target", target]);
-        for package in ["bitttt-core", "bitttt-store", "bitttt-sensor"] {
+        for package in [
+            "bitttt-core",
+            "bitttt-sensor",
+            "bitttt-sign",
+            "bitttt-store",
+        ] {
             build.args(["--package", package]);
         }
         toolchain.apply(&mut build, target);
@@ -259,6 +264,7 @@ fn firmwares() -> Result<()> {
     run_on(&boards::families(), &blob::mixers()?)?;
     firmware::refuses()?;
     firmware::monitor()?;
+    firmware::signed(&blob::choose(None)?)?;
     firmware::kernels(&blob::choose(None)?)
 }
 

@@ -9,7 +9,11 @@ use bitttt_core::{Crc32, Sampler, Session, Tokenizer};
 /// # Errors
 /// What about the model or the memory is not as it should be.
 pub fn generate(chip: &mut impl Chip, memory: &mut [f32]) -> Result<(), Fault> {
+    #[cfg(feature = "signed")]
+    let start = chip.instructions();
     let mut opened = open(memory);
+    #[cfg(feature = "signed")]
+    let start = chip.instructions() - start;
     let session = opened.as_mut().map_err(|fault| *fault)?;
     #[cfg(feature = "text")]
     session
@@ -24,6 +28,8 @@ pub fn generate(chip: &mut impl Chip, memory: &mut [f32]) -> Result<(), Fault> {
         "instructions_per_token",
         divided(instructions, TOKENS.max(1) as u32).0,
     );
+    #[cfg(feature = "signed")]
+    chip.count("open_instructions", start);
     report_ram(chip);
     Ok(())
 }

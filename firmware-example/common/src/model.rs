@@ -8,10 +8,15 @@ use core::hint::black_box;
 #[repr(C, align(64))]
 struct Aligned<T: ?Sized>(T);
 
+#[cfg(not(feature = "signed"))]
 static ALIGNED: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/model.bttt")));
 
-/// The model.
-pub static BLOB: &[u8] = &ALIGNED.0;
+#[cfg(feature = "signed")]
+static ALIGNED: &Aligned<[u8]> =
+    &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/model.signed")));
+
+/// What lies in the flash: the model, and with the feature `signed` its signature behind it.
+pub static FLASH: &[u8] = &ALIGNED.0;
 
 /// Memory of a session on it; the build fails where the blob is not one.
 pub const PLAN: MemoryPlan = match MemoryPlan::of_blob(
@@ -42,10 +47,31 @@ pub(crate) fn seen_at_run_time<T: Copy>(of: &'static T) -> T {
 /// What about the model or the memory, of [`PLAN`]`.words()` words, is not as it should be.
 #[inline(never)]
 pub(crate) fn open(memory: &mut [f32]) -> Result<Session<'static, '_>, Fault> {
-    match Model::from_bytes(seen_at_run_time(&BLOB)) {
+    match Model::from_bytes(blob()?) {
         Ok(model) => {
             Session::new(model, Batch::ONE, memory).map_err(|_| "session memory is too short")
         }
         Err(_) => Err("the blob is damaged, or needs what this build does not have"),
     }
+}
+
+/// The model, taken as it is.
+#[cfg(not(feature = "signed"))]
+#[inline]
+fn blob() -> Result<&'static [u8], Fault> {
+    Ok(seen_at_run_time(&FLASH))
+}
+
+/// The model, if it is one that the owner of the key released.
+#[cfg(feature = "signed")]
+#[inline(never)]
+fn blob() -> Result<&'static [u8], Fault> {
+    const KEYS: &[bitttt_sign::PublicKey] = &[
+        match bitttt_sign::public_key(include_str!(concat!(env!("OUT_DIR"), "/release.pub"))) {
+            Ok(key) => key,
+            Err(_) => panic!("BITTTT_PUBLIC_KEY is not a public key in PEM"),
+        },
+    ];
+    bitttt_sign::signed(bitttt_sign::Kind::Blob, KEYS, seen_at_run_time(&FLASH))
+        .map_err(|_| "the blob is not signed with our key, or was changed")
 }

@@ -10,6 +10,7 @@ pub mod export;
 pub mod generate;
 pub mod graph;
 pub mod history;
+pub mod keys;
 pub mod machine;
 pub mod measure;
 pub mod parity;
