@@ -369,7 +369,7 @@ impl<'m, 's> Session<'m, 's> {
             x,
             [(&self.model.head(), &mut *space.logits)],
         );
-        lanes::hold(space.logits);
+        backend.hold(space.logits);
     }
 
     fn logits(&mut self) -> &mut [f32] {
