@@ -6,12 +6,14 @@ use crate::format::{BlobError, DType, Entry, Role, Section};
 use crate::model::Model;
 
 impl Model<'_> {
-    /// Reads the whole blob: every checksum, every ternary code, every float, all padding. O(bytes).
+    /// Reads the whole blob: every checksum, every ternary code, every float, all padding. O(bytes). Also tells whether the bytes
+    /// are still those that the model was made of, where they are a map of a file that others may write to.
     ///
     /// # Errors
     /// The first fault, by name.
     #[cfg_attr(bitttt_micro, inline(never))]
     pub fn verify(&self) -> Result<(), BlobError> {
+        self.layout().check(Section::Header)?;
         self.check_sections()?;
         if core::str::from_utf8(self.layout().section(Section::Metadata)).is_err() {
             return Err(BlobError::Section(Section::Metadata));

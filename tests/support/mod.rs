@@ -1,6 +1,9 @@
 //! Runs the command in a folder of its own.
 #![allow(dead_code)] // each test file uses its part
 
+pub mod runs;
+pub mod trace;
+
 use assert_cmd::Command;
 use std::path::{Path, PathBuf};
 use std::process::Output;

@@ -80,6 +80,8 @@ impl Section {
 #[derive(Clone, Copy, Debug)]
 pub struct Layout<'a> {
     bytes: &'a [u8],
+    /// As it was when the blob was parsed: the bytes may be a map of a file that is written to.
+    fingerprint: u32,
     /// First byte and length of each kind but the header; half of what slices would take on a device's stack.
     sections: [(usize, usize); 5],
 }
@@ -95,6 +97,7 @@ impl<'a> Layout<'a> {
         }
         let mut layout = Self {
             bytes,
+            fingerprint: u32_at(bytes, field::CRC),
             sections: [(0, 0); 5],
         };
         let count = u32_at(bytes, field::SECTION_COUNT);
@@ -184,9 +187,9 @@ impl<'a> Layout<'a> {
     }
 
     /// The header's checksum covers header and section table, hence, through the section checksums, the whole
-    /// file: it serves as the model's fingerprint.
+    /// file: it serves as the model's fingerprint. It stays what it was when the blob was parsed.
     pub const fn fingerprint(&self) -> u32 {
-        u32_at(self.bytes, field::CRC)
+        self.fingerprint
     }
 
     /// All bytes of the blob.

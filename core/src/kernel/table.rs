@@ -7,6 +7,7 @@ macro_rules! float_kernels {
         $then! {
             [$($features)*]
             fn lanes::add(h: &mut [f32], x: &[f32]);
+            fn lanes::hold(x: &mut [f32]);
             fn lanes::rms_norm(x: &mut [f32], gain: crate::model::Floats<'_>, eps: f32);
             fn lanes::layer_norm(x: &mut [f32], gain: crate::model::Floats<'_>, bias: crate::model::Floats<'_>, eps: f32);
             fn lanes::quantise(x: &[f32], codes: &mut [i8]) -> (f32, i32);

@@ -163,6 +163,16 @@ impl Dataset {
         })
     }
 
+    /// Whether no file was written to since it was opened, see [`Tokens::check`].
+    ///
+    /// # Errors
+    /// When one was.
+    pub fn check(&self) -> anyhow::Result<()> {
+        self.sources
+            .iter()
+            .try_for_each(|s| s.source.tokens.check())
+    }
+
     /// Tokens of the training parts.
     pub fn train_tokens(&self) -> u64 {
         self.sources.iter().map(|s| s.train.tokens()).sum()

@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use anyhow::{Context as _, bail, ensure};
 use bitttt_export::save;
@@ -42,7 +43,33 @@ enum Store {
         map: Mmap,
         width: usize,
         starts_at: usize,
+        source: Source,
     },
+}
+
+/// The file behind a map, as it was when it was opened.
+struct Source {
+    file: File,
+    path: PathBuf,
+    bytes: u64,
+    modified: Option<SystemTime>,
+}
+
+impl Source {
+    fn new(file: File, path: &Path) -> std::io::Result<Self> {
+        let now = file.metadata()?;
+        Ok(Self {
+            bytes: now.len(),
+            modified: now.modified().ok(),
+            path: path.to_owned(),
+            file,
+        })
+    }
+
+    fn is_untouched(&self) -> bool {
+        let now = self.file.metadata();
+        now.is_ok_and(|now| now.len() == self.bytes && now.modified().ok() == self.modified)
+    }
 }
 
 impl Tokens {
@@ -57,8 +84,9 @@ impl Tokens {
     #[allow(unsafe_code)]
     fn map(path: &Path, tokenizer: &Tokenizer) -> anyhow::Result<Self> {
         let file = File::open(path)?;
-        // SAFETY: the map is read as plain bytes, for which every value is valid. Should another
-        // process shorten the file meanwhile, the system ends this one; nothing is misread.
+        let source = Source::new(file.try_clone()?, path)?;
+        // SAFETY: the map is read as plain bytes, for which every value is valid. Should another process shorten the file
+        // between `check` and the reading behind it, the system ends this one; nothing is misread.
         let map = unsafe { Mmap::map(&file)? };
         let header = Header::read(&map)?;
         ensure!(
@@ -70,6 +98,7 @@ impl Tokens {
                 map,
                 width: header.width,
                 starts_at: header.documents_at(),
+                source,
             },
             documents: header.documents as usize,
             len: header.tokens.saturating_sub(1),
@@ -80,6 +109,22 @@ impl Tokens {
             "its document index is damaged; prepare it again"
         );
         Ok(tokens)
+    }
+
+    /// Whether the file is as it was when it was opened: reading a map beyond the end of a file that was shortened would end
+    /// the process. A file that was replaced, by renaming another one, stays the old one here.
+    ///
+    /// # Errors
+    /// When it was written to.
+    pub fn check(&self) -> anyhow::Result<()> {
+        match &self.store {
+            Store::Mapped { source, .. } if !source.is_untouched() => bail!(
+                "token file {} was written to while it is trained on; restore it and continue with --resume (`bitttt prepare` \
+                 replaces a file at once, which harms no run)",
+                source.path.display()
+            ),
+            _ => Ok(()),
+        }
     }
 
     /// Number of tokens that have a target.

@@ -6,7 +6,9 @@ use bitttt_core::{Batch, Model, Session, snapshot};
 use std::fs::File;
 use std::path::Path;
 
-/// A mapped `.bttt` file. Replacing it by renaming is safe; writing into it while it is open is not.
+/// A mapped `.bttt` file. Replacing it by renaming is safe: the old one stays mapped. Writing into it while it is open is not:
+/// what is read then is memory-safe and wrong, [`save_state`] refuses to keep what was learned from it, and a file cut short ends
+/// the process.
 #[derive(Debug)]
 pub struct Blob {
     map: memmap2::Mmap,
@@ -137,8 +139,14 @@ pub fn load_state(session: &mut Session<'_, '_>, path: &Path) -> Result<()> {
 /// Writes a snapshot, whole or not at all.
 ///
 /// # Errors
-/// Where the file cannot be written.
+/// Where the file cannot be written, or the model's bytes are no longer those that the session began with.
 pub fn save_state(session: &Session<'_, '_>, path: &Path) -> Result<()> {
+    session.model().verify().with_context(|| {
+        format!(
+            "state {} is not saved: the model's file was written to while it was in use; start again with it",
+            path.display()
+        )
+    })?;
     let mut bytes = vec![0; snapshot::HEADER_BYTES + 4 * session.state().len()];
     session.snapshot(&mut bytes)?;
     Ok(bitttt_export::save_atomically(path, &bytes)?)

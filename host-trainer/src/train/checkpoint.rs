@@ -41,6 +41,21 @@ pub fn save_held_out(dir: &Path, rows: &[Vec<u32>]) -> anyhow::Result<()> {
     )?)
 }
 
+/// Keeps the tokenizer of a run that begins. A checkpoint that another tokenizer belongs to goes first: a kill before the new
+/// run's first checkpoint must not leave the two side by side.
+///
+/// # Errors
+/// When a file cannot be written or removed.
+pub fn save_tokenizer(dir: &Path, tokenizer: &Tokenizer) -> anyhow::Result<()> {
+    let (path, older) = (dir.join(TOKENIZER), dir.join(FILE));
+    let same = || Tokenizer::load(&path).is_ok_and(|t| t.fingerprint() == tokenizer.fingerprint());
+    if older.exists() && path.exists() && !same() {
+        std::fs::remove_file(&older)
+            .with_context(|| format!("cannot remove {}", older.display()))?;
+    }
+    tokenizer.save(&path)
+}
+
 /// Rows that [`save_held_out`] kept.
 ///
 /// # Errors

@@ -119,9 +119,7 @@ pub fn run(request: Request) -> anyhow::Result<Summary> {
     if request.resume {
         run.resume(&request.tokenizer, request.new_data)?;
     } else if writes {
-        request
-            .tokenizer
-            .save(&request.out.join(checkpoint::TOKENIZER))?;
+        checkpoint::save_tokenizer(&request.out, &request.tokenizer)?;
     }
     let summary = run.train(request.stop_after.unwrap_or(u64::MAX), request.progress)?;
     run.group.leave();
@@ -216,6 +214,7 @@ impl Run {
         let (mut tokens, mut trained) = (0, 0.0);
         while self.done() < 1.0 && self.trainer.step() < stop_after {
             let started = Instant::now();
+            self.data.check()?;
             let batch = self.data.batch(
                 self.config.train.seed,
                 self.trainer.step(),
@@ -269,6 +268,7 @@ impl Run {
     fn line(&self, window: &Window, lr: f64, grad_norm: f64, ends: bool) -> anyhow::Result<Line> {
         let seconds = window.started.elapsed().as_secs_f64();
         let probed = ends || self.due(self.config.train.eval_every);
+        self.data.check()?;
         let host = if probed {
             self.trainer.on_host()?
         } else {

@@ -120,7 +120,7 @@ impl Trainer {
     pub fn save(&self, dir: &Path, tokenizer: Option<&Tokenizer>) -> anyhow::Result<()> {
         let _lock = claim(dir)?;
         if let Some(tokenizer) = tokenizer {
-            tokenizer.save(&dir.join(checkpoint::TOKENIZER))?;
+            checkpoint::save_tokenizer(dir, tokenizer)?;
         }
         self.write(dir, tokenizer.is_some(), 0.0, &[])
     }
