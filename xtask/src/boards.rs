@@ -76,7 +76,7 @@ const CORTEX_M: Board = Board {
     engine: Engine::Full,
     flash: 4 << 20,
     ram: 4 << 20,
-    flash_limit: 39_900,
+    flash_limit: 40_300,
     core_limit: None,
     ram_limit: 2_048,
 };
@@ -86,7 +86,7 @@ const RISCV32: Board = Board {
     folder: "firmware-example/riscv32",
     target: "riscv32imac-unknown-none-elf",
     emulator: RISCV,
-    flash_limit: 49_700,
+    flash_limit: 50_300,
     ..CORTEX_M
 };
 
@@ -97,21 +97,21 @@ pub const BOARDS: &[Board] = &[
         target: "thumbv6m-none-eabi",
         flash: 256 << 10,
         ram: 16 << 10,
-        flash_limit: 41_100,
+        flash_limit: 41_500,
         ram_limit: 2_300,
         ..CORTEX_M
     },
     Board {
         name: "cortex-m0plus",
         target: "thumbv6m-none-eabi",
-        flash_limit: 41_100,
+        flash_limit: 41_500,
         ram_limit: 2_300,
         ..CORTEX_M
     },
     Board {
         name: "cortex-m3",
         target: "thumbv7m-none-eabi",
-        flash_limit: 41_900,
+        flash_limit: 42_400,
         ram_limit: 2_100,
         ..CORTEX_M
     },
@@ -122,25 +122,25 @@ pub const BOARDS: &[Board] = &[
     Board {
         name: "cortex-m4f-linear",
         engine: Engine::Linear,
-        flash_limit: 31_600,
+        flash_limit: 32_000,
         ..CORTEX_M
     },
     Board {
         name: "cortex-m4f-minimal",
         engine: Engine::Minimal,
-        flash_limit: 26_100,
+        flash_limit: 26_500,
         core_limit: Some(24 << 10),
         ..CORTEX_M
     },
     Board {
         name: "cortex-m7",
-        flash_limit: 41_100,
+        flash_limit: 41_500,
         ..CORTEX_M
     },
     Board {
         name: "cortex-m33",
         target: "thumbv8m.main-none-eabihf",
-        flash_limit: 41_500,
+        flash_limit: 41_900,
         ..CORTEX_M
     },
     Board {
@@ -148,7 +148,7 @@ pub const BOARDS: &[Board] = &[
         target: "thumbv8m.main-none-eabihf",
         flash: 512 << 10,
         ram: 512 << 10,
-        flash_limit: 41_100,
+        flash_limit: 41_500,
         ram_limit: 2_100,
         ..CORTEX_M
     },
@@ -156,7 +156,7 @@ pub const BOARDS: &[Board] = &[
     Board {
         name: "riscv32imafc",
         target: "riscv32imafc-unknown-none-elf",
-        flash_limit: 43_900,
+        flash_limit: 44_600,
         ..RISCV32
     },
 ];
