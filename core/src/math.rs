@@ -62,6 +62,24 @@ pub(crate) fn clamp(x: f32, low: f32, high: f32) -> f32 {
     if x > high { high } else { x }
 }
 
+/// `x` as the nearest finite number, NaN as the least: one whose bits are the same everywhere, those of a NaN are not. By
+/// its exponent, because comparing floats is a call where there is no unit for them.
+#[inline(always)]
+pub(crate) fn finite(x: f32) -> f32 {
+    let held = if x == f32::INFINITY {
+        f32::MAX
+    } else {
+        f32::MIN
+    };
+    if is_finite(x) { x } else { held }
+}
+
+/// Whether `x` is neither infinite nor NaN.
+#[inline(always)]
+pub(crate) fn is_finite(x: f32) -> bool {
+    x.to_bits() & 0x7F80_0000 != 0x7F80_0000
+}
+
 /// Rotary frequency `theta^(-2j / d)` of a head's pair `j` (Su et al. 2021, RoFormer, section 3.2); relative error below
 /// 1e-7 for `theta` up to 1e9. `theta` is above 1 and finite, `2 j` below `d`.
 ///

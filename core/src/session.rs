@@ -6,7 +6,7 @@
 use crate::block::Block;
 use crate::format::{Config, DType, IMPORTED, Role};
 use crate::kernel::{Alone, Backend, Parallel};
-use crate::math::{rope_frequency, rope_row};
+use crate::math::{finite, rope_frequency, rope_row};
 use crate::memory::{Batch, MemoryPlan, layer_state};
 use crate::model::{Model, Weights};
 use crate::pieces::Cut;
@@ -367,8 +367,9 @@ impl<'m, 's> Session<'m, 's> {
             parallel,
             &space.quantised.view(),
             x,
-            [(&self.model.head(), space.logits)],
+            [(&self.model.head(), &mut *space.logits)],
         );
+        lanes::hold(space.logits);
     }
 
     fn logits(&mut self) -> &mut [f32] {
@@ -452,7 +453,7 @@ fn embed(model: &Model<'_>, tokens: &[u32], h: &mut [f32]) {
                 let row = codes.get(token * d..).unwrap_or(&[]);
                 h.iter_mut()
                     .zip(row)
-                    .for_each(|(h, &code)| *h = f32::from(code) * scale);
+                    .for_each(|(h, &code)| *h = finite(f32::from(code) * scale));
             }
             Weights::Float(all) if DType::F32.is_built(true) => all.row(token, d).copy_to(h),
             _ => {} // refused when the model was read

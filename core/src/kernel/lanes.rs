@@ -6,7 +6,7 @@
 use super::halves::Stored;
 use super::ttt_mlp::gelu;
 use crate::format::Activation;
-use crate::math::{exp, silu, sqrt};
+use crate::math::{exp, finite, is_finite, silu, sqrt};
 use crate::model::{Floats, HALVES};
 use crate::pieces::Cut;
 
@@ -184,11 +184,22 @@ pub(crate) fn copy(to: &mut [f32], from: &[f32]) {
     to.iter_mut().zip(from).for_each(|(to, &from)| *to = from);
 }
 
-/// `h_e += x_e`.
+/// `h_e += x_e`, left out where that is not finite: what a block makes of absurd weights must not be the end of all others'
+/// work.
 #[cfg_attr(bitttt_micro, inline(never))]
 #[cfg_attr(not(bitttt_micro), inline(always))]
 pub(crate) fn add(h: &mut [f32], x: &[f32]) {
-    h.iter_mut().zip(x).for_each(|(h, &x)| *h += x);
+    for (h, &x) in h.iter_mut().zip(x) {
+        let sum = *h + x;
+        *h = if is_finite(sum) { sum } else { *h };
+    }
+}
+
+/// Everything finite, see [`finite`]: for what is kept or shown.
+#[cfg_attr(bitttt_micro, inline(never))]
+#[cfg_attr(not(bitttt_micro), inline(always))]
+pub(crate) fn hold(x: &mut [f32]) {
+    x.iter_mut().for_each(|x| *x = finite(*x));
 }
 
 /// RMSNorm in place: `x * (1 / sqrt(mean(x^2) + eps)) * gain` (Zhang and Sennrich 2019).
@@ -228,7 +239,7 @@ pub(crate) fn layer_norm(x: &mut [f32], gain: Floats<'_>, bias: Floats<'_>, eps:
 #[inline(always)]
 pub(crate) fn add_stored(h: &mut [f32], x: Floats<'_>) {
     match x {
-        Floats::F32(x) => add(h, x),
+        Floats::F32(x) => h.iter_mut().zip(x).for_each(|(h, &x)| *h += x),
         Floats::F16(x) => h.iter_mut().zip(x).for_each(|(h, &x)| *h += x.widen()),
     }
 }
@@ -297,7 +308,7 @@ fn conv_with<T: Stored>(x: &mut [f32], history: &mut [f32], taps: &[T]) {
         *x = ((w0 * *s0 + w1 * *s1) + w2 * *s2) + w3 * current;
         *s0 = *s1;
         *s1 = *s2;
-        *s2 = current;
+        *s2 = finite(current);
     }
 }
 

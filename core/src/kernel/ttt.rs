@@ -4,11 +4,11 @@
 //! What both kinds of heads share is one function where flash is short, and part of its caller where instructions are
 //! chosen at run time.
 //!
-//! Invariant: whatever comes in, the fast weights stay finite and within [`FAST_LIMIT`].
+//! Invariant: whatever comes in, the state is finite and what an update leaves of the fast weights within [`FAST_LIMIT`].
 
-use super::lanes::{WIDE, axpy, axpys, axpys_two, copy, dot, sum};
+use super::lanes::{WIDE, axpy, axpys, axpys_two, copy, dot, hold, sum};
 use crate::format::Mixer;
-use crate::math::{clamp, sqrt};
+use crate::math::{clamp, finite, sqrt};
 use crate::model::Floats;
 use crate::pieces::Cut;
 
@@ -84,6 +84,8 @@ impl TttHead<'_, '_> {
         if token.rate.is_some() {
             copy(key, token.k);
             self.norm.gradient(token, z, grad);
+            hold(key);
+            hold(grad);
         } else {
             key.fill(0.0);
             grad.fill(0.0);
@@ -354,7 +356,7 @@ pub(crate) fn ttt_step(
     out: &mut [f32],
 ) {
     if let Some(rate) = head.rates.get_mut(token.i) {
-        *rate = token.rate.unwrap_or(0.0);
+        *rate = finite(token.rate.unwrap_or(0.0));
     }
     if MLP && head.second.is_some() {
         head.step_mlp(token, temp, out);

@@ -1,7 +1,7 @@
 //! TTT-MLP's arithmetic (Sun et al. 2024, section 2.3 in the dual form of its section 2.5): a head whose fast weights
 //! are two layers with a GELU between them.
 
-use super::lanes::{copy, dot};
+use super::lanes::{copy, dot, hold};
 use super::ttt::{TttHead, TttToken};
 use crate::math::exp;
 
@@ -51,14 +51,18 @@ impl TttHead<'_, '_> {
         for (h, z) in hidden.iter_mut().zip(z1.iter_mut()) {
             (*h, *z) = gelu(*z); // what is left in z1 is the slope
         }
+        hold(hidden);
         let (hidden, _) = second.opened(token.i);
         second.apply(hidden, z2);
         let (_, grad2) = second.open(token.i);
         self.norm.gradient(token, z2, grad2);
+        hold(grad2);
         let (_, grad2) = second.opened(token.i);
         for (e, (g, &slope)) in grad1.iter_mut().zip(z1.iter()).enumerate() {
             *g = dot(second.row(e), grad2) * slope;
         }
+        hold(key);
+        hold(grad1);
     }
 }
 

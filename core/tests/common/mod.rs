@@ -1,6 +1,8 @@
 //! Random models of every kind, and threads to run them on.
 #![allow(dead_code)] // each test file uses its part
 
+pub mod layout;
+
 use bitttt_core::format::{Config, DType, LayerConfig, Mixer};
 use bitttt_core::{Batch, Model, Parallel};
 use bitttt_export::AlignedCopy;
