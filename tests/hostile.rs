@@ -412,3 +412,27 @@ fn a_mangled_checkpoint_is_refused_or_exported() {
         read(resume(folder.path()));
     });
 }
+
+/// What `bitttt export` said of the good folder with `from` in one of its files replaced by `to`.
+fn refused(name: &str, from: &str, to: &str) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    CHECKPOINT.unpack(folder.path(), &CHECKPOINT.weights);
+    let path = folder.path().join(name);
+    let bytes = std::fs::read(&path).unwrap();
+    let at = bytes
+        .windows(from.len())
+        .position(|piece| piece == from.as_bytes());
+    let at = at.unwrap_or_else(|| panic!("no {from} in {name}"));
+    let changed = [&bytes[..at], to.as_bytes(), &bytes[at + from.len()..]].concat();
+    std::fs::write(&path, changed).unwrap();
+    format!("{:#}", export(folder.path()).unwrap_err())
+}
+
+/// Both once were panics.
+#[test]
+fn an_impossible_model_and_tokens_beyond_the_vocabulary_are_named() {
+    let found = refused(checkpoint::FILE, r#"n_heads\":2"#, r#"n_heads\":0"#);
+    assert!(found.contains("n_heads"), "{found}");
+    let found = refused(checkpoint::HELD_OUT, "5,19]", "5,20]");
+    assert!(found.contains("token 20 is out of range"), "{found}");
+}
