@@ -20,6 +20,8 @@ pub const VERSION: u16 = 1;
 pub const HEADER_BYTES: usize = 32;
 /// What is read at once to be checked: whole words, little stack.
 const PIECE: usize = 256;
+/// No session gets there; half of what a `u64` counts, so that no sum with what is read next overflows.
+const POSITIONS: u64 = 1 << 63;
 
 /// Byte offsets of the header's fields.
 pub mod field {
@@ -61,6 +63,8 @@ pub enum SnapshotError {
     Checksum,
     /// A value is not finite.
     NotFinite,
+    /// It claims more tokens read than there can have been, so many that counting on would overflow.
+    Position(u64),
 }
 
 impl fmt::Display for SnapshotError {
@@ -89,6 +93,10 @@ impl fmt::Display for SnapshotError {
             ),
             Self::NotFinite => f.write_str(
                 "snapshot holds a value that is not finite: it is damaged, use an older one",
+            ),
+            Self::Position(found) => write!(
+                f,
+                "snapshot claims that {found} tokens were read: it is damaged, use an older one"
             ),
         }
     }
@@ -257,7 +265,7 @@ impl Session<'_, '_> {
         }
     }
 
-    /// Whether a snapshot is of this model and of as much state.
+    /// Whether a snapshot is of this model, of as much state, and has a position that can be counted on from.
     fn check_fit(&self, info: &Info) -> Result<(), SnapshotError> {
         let model = self.model.fingerprint();
         if info.model != model {
@@ -269,7 +277,10 @@ impl Session<'_, '_> {
         if info.words as usize != self.state.len() {
             return Err(SnapshotError::Length);
         }
-        Ok(())
+        match info.position {
+            position if position < POSITIONS => Ok(()),
+            position => Err(SnapshotError::Position(position)),
+        }
     }
 
     /// What a snapshot holds besides the state.

@@ -5,6 +5,7 @@ mod common;
 use bitttt_core::format::{Activation, Config, DType, LayerConfig};
 use bitttt_core::{
     Backend, Batch, Learning, Model, RestoreError, Session, SessionError, SnapshotError,
+    snapshot as format,
 };
 use bitttt_export::random::{FULL_LAYER, blueprint, small_config};
 use bitttt_export::{AlignedCopy, TensorData};
@@ -331,6 +332,29 @@ fn a_snapshot_of_other_room_or_with_a_number_that_is_not_finite_is_refused() {
     let before = session.state_hash();
     assert_eq!(session.restore(&snapshot), Err(SnapshotError::NotFinite));
     assert_eq!(session.state_hash(), before);
+}
+
+/// Found by fuzzing: counting on from the last position overflowed.
+#[test]
+fn a_snapshot_that_claims_more_tokens_than_can_be_read_is_refused() {
+    let blob = hybrid(0);
+    let model = Model::from_bytes(blob.bytes()).unwrap();
+    let mut memory = memory(&model, Batch::ONE);
+    let mut session = Session::new(model, Batch::ONE, &mut memory).unwrap();
+    let mut snapshot = vec![0; model.memory(Batch::ONE).snapshot_bytes()];
+    session.snapshot(&mut snapshot).unwrap();
+    let mut at = |position: u64| {
+        snapshot[format::field::POSITION..][..8].copy_from_slice(&position.to_le_bytes());
+        let sum = bitttt_core::crc32(&[&snapshot[..28], &snapshot[32..]].concat());
+        snapshot[28..32].copy_from_slice(&sum.to_le_bytes());
+        session.restore(&snapshot)
+    };
+    for position in [1 << 63, u64::MAX] {
+        assert_eq!(at(position), Err(SnapshotError::Position(position)));
+    }
+    assert_eq!(at((1 << 63) - 1), Ok(()));
+    let more = session.prefill(&[1, 2, 3]).map(|_| ());
+    assert!(matches!(more, Err(SessionError::Context { .. })));
 }
 
 /// What a device that keeps snapshots in flash does.

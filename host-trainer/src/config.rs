@@ -91,6 +91,9 @@ impl Default for TrainConfig {
     }
 }
 
+/// Most rows of one step.
+const MOST_ROWS: usize = 1 << 20;
+
 impl TrainConfig {
     /// Checks every field.
     ///
@@ -105,6 +108,11 @@ impl TrainConfig {
         ] {
             ensure!(value > 0, "train.{name} is 0; give it at least 1");
         }
+        ensure!(
+            self.batch <= MOST_ROWS,
+            "train.batch = {} is more than any memory holds; give it at most {MOST_ROWS}",
+            self.batch
+        );
         ensure!(
             self.context >= 2,
             "train.context = {} is too short; give it at least 2 tokens",

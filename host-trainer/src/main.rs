@@ -47,10 +47,15 @@ fn main() -> ExitCode {
     match run(&cli.command, &out) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("bitttt: error: {}", format!("{error:#}").replace('\n', " "));
+            eprintln!("bitttt: error: {}", one_line(&format!("{error:#}")));
             ExitCode::FAILURE
         }
     }
+}
+
+/// On one line, and with nothing that a terminal would take for a command: names out of hostile files may be in it.
+fn one_line(text: &str) -> String {
+    text.replace(char::is_control, " ")
 }
 
 fn run(command: &Command, out: &Output) -> anyhow::Result<()> {

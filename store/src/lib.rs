@@ -335,7 +335,9 @@ fn refused<E>(error: RestoreError<E>) -> StoreError<E> {
             }
         }
         // An older state may be better.
-        RestoreError::Snapshot(SnapshotError::NotFinite) => StoreError::Damaged,
+        RestoreError::Snapshot(SnapshotError::NotFinite | SnapshotError::Position(_)) => {
+            StoreError::Damaged
+        }
         RestoreError::Snapshot(error) => StoreError::Snapshot(error),
         _ => StoreError::Unsteady,
     }

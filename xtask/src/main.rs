@@ -1,12 +1,15 @@
 //! Project chores: `cargo xtask test` is the whole test run, `cargo xtask firmware` runs the boards.
 
+mod api;
 mod blob;
 mod boards;
 mod c;
 mod command;
+mod dependencies;
 mod elf;
 mod firmware;
 mod gpu;
+mod harden;
 mod host;
 mod machines;
 mod peers;
@@ -46,6 +49,12 @@ enum Chore {
     Gpu(gpu::Options),
     /// Writes the code that fills the look-up tables of microcontrollers
     Tables,
+    /// Miri and AddressSanitizer over the unsafe code; needs a nightly compiler
+    ///
+    /// Example: cargo xtask harden --toolchain nightly
+    Harden(harden::Options),
+    /// Writes the texts that changes of the public interfaces are seen by
+    Api,
     /// Installs emulators and compiler targets, or says how to
     Setup,
 }
@@ -56,6 +65,8 @@ fn main() -> ExitCode {
         Chore::Firmware(options) => firmware::run(&options),
         Chore::Peers(options) => peers::run(&options),
         Chore::Gpu(options) => gpu::run(&options),
+        Chore::Harden(options) => harden::run(&options),
+        Chore::Api => api::write(),
         Chore::Tables => tables::run(),
         Chore::Setup => setup::everything(),
     };

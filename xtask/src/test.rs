@@ -4,6 +4,7 @@ use crate::blob;
 use crate::boards::{self, BOARDS, Board};
 use crate::c;
 use crate::command::{cargo, root, run as run_command};
+use crate::dependencies;
 use crate::firmware;
 use crate::host::Job;
 use crate::machines::{self, AARCH64, BARE, Machine, WASM};
@@ -46,8 +47,9 @@ pub struct Options {
 
 /// Runs everything; false where a step failed.
 pub fn run(options: &Options) -> Result<bool> {
-    let steps: [(&str, Step); 15] = [
+    let steps: [(&str, Step); 16] = [
         ("format", format),
+        ("dependencies", dependencies::check),
         ("clippy", clippy),
         ("clippy, firmware", clippy_firmware),
         ("clippy, other instruction sets", clippy_machines),

@@ -141,7 +141,9 @@ impl From<SnapshotError> for Status {
             SnapshotError::Version(_) => Self::SnapshotVersion,
             SnapshotError::Model { .. } => Self::SnapshotModel,
             SnapshotError::Length => Self::SnapshotLength,
-            SnapshotError::Checksum | SnapshotError::NotFinite => Self::SnapshotDamaged,
+            SnapshotError::Checksum | SnapshotError::NotFinite | SnapshotError::Position(_) => {
+                Self::SnapshotDamaged
+            }
             _ => Self::Other,
         }
     }

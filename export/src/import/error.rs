@@ -1,6 +1,7 @@
 //! What can go wrong while a foreign model is read: one line each, with the file and the way out.
 
 use crate::ExportError;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 /// Why a model was not imported.
@@ -8,7 +9,7 @@ use std::path::{Path, PathBuf};
 #[non_exhaustive]
 pub enum ImportError {
     /// A file is absent or cannot be read.
-    #[error("cannot read {}: {fault}; {hint}", path.display())]
+    #[error("{}", one_line(format_args!("cannot read {}: {fault}; {hint}", path.display())))]
     Read {
         /// The file.
         path: PathBuf,
@@ -18,7 +19,7 @@ pub enum ImportError {
         hint: &'static str,
     },
     /// A file is not what its name says.
-    #[error("{}: {what}", path.display())]
+    #[error("{}", one_line(format_args!("{}: {what}", path.display())))]
     File {
         /// The file.
         path: PathBuf,
@@ -26,7 +27,7 @@ pub enum ImportError {
         what: String,
     },
     /// A field of a config has a value that cannot be represented, or none.
-    #[error("{}: `{field}` {what}", path.display())]
+    #[error("{}", one_line(format_args!("{}: `{field}` {what}", path.display())))]
     Field {
         /// The file.
         path: PathBuf,
@@ -36,7 +37,7 @@ pub enum ImportError {
         what: String,
     },
     /// A tensor is missing or not as the config has it.
-    #[error("{}: tensor `{name}` {what}", path.display())]
+    #[error("{}", one_line(format_args!("{}: tensor `{name}` {what}", path.display())))]
     Tensor {
         /// The file.
         path: PathBuf,
@@ -51,6 +52,15 @@ pub enum ImportError {
     /// The blob could not be written.
     #[error(transparent)]
     Export(#[from] ExportError),
+}
+
+/// Names out of foreign files may hold anything: control characters are escaped, so that a line stays one.
+fn one_line(text: fmt::Arguments<'_>) -> String {
+    let escape = |c: char| match c.is_control() {
+        true => c.escape_default().to_string(),
+        false => c.to_string(),
+    };
+    text.to_string().chars().map(escape).collect()
 }
 
 impl ImportError {

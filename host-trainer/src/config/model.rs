@@ -230,6 +230,7 @@ impl ModelConfig {
         ] {
             ensure!(value > 0, "model.{name} is 0; give it at least 1");
         }
+        self.validate_limits()?;
         ensure!(
             self.d_model.is_multiple_of(self.n_heads),
             "model.d_model = {} is not divisible by model.n_heads = {}; choose a multiple",
@@ -242,9 +243,30 @@ impl ModelConfig {
             self.d_head()
         );
         self.validate_mixers()?;
-        positive("model.rope_theta", self.rope_theta)?;
-        positive("model.norm_eps", self.norm_eps)?;
-        positive("model.ttt_base_lr", self.ttt_base_lr)
+        between("rope_theta", self.rope_theta, 1.0, f32::INFINITY)?;
+        between("norm_eps", self.norm_eps, 0.0, 1.0)?;
+        between("ttt_base_lr", self.ttt_base_lr, 0.0, f32::INFINITY)
+    }
+
+    /// What a blob can hold (docs/FORMAT.md).
+    fn validate_limits(&self) -> anyhow::Result<()> {
+        for (name, value, most) in [
+            ("vocab_size", self.vocab_size, 1 << 24),
+            ("d_model", self.d_model, 131_072),
+            ("n_layers", self.n_layers, 4096),
+            ("d_ffn", self.d_ffn, 131_072),
+            ("n_heads", self.n_heads, u16::MAX.into()),
+            ("kv_heads", self.kv_heads, u16::MAX.into()),
+            ("mini_batch", self.mini_batch, u16::MAX.into()),
+            ("window", self.window, u32::MAX as usize),
+            ("context", self.context, u32::MAX as usize),
+        ] {
+            ensure!(
+                value <= most,
+                "model.{name} = {value} is more than a blob can hold; give it at most {most}"
+            );
+        }
+        Ok(())
     }
 
     fn validate_mixers(&self) -> anyhow::Result<()> {
@@ -314,10 +336,11 @@ impl ModelConfig {
     }
 }
 
-fn positive(name: &str, value: f32) -> anyhow::Result<()> {
+/// The core's limits: without its own check a model would be trained that no blob can hold.
+fn between(name: &str, value: f32, above: f32, below: f32) -> anyhow::Result<()> {
     ensure!(
-        value.is_finite() && value > 0.0,
-        "{name} = {value} must be a positive number"
+        value > above && value < below,
+        "model.{name} = {value} must lie between {above} and {below}"
     );
     Ok(())
 }

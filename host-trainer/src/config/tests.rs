@@ -34,6 +34,10 @@ fn impossible_fields_are_refused_by_name() {
         ("[model]\nd_model = 100\nn_heads = 3", "d_model"),
         ("[model]\nd_model = 12\nn_heads = 4", "n_heads"),
         ("[model]\nmini_batch = 0", "mini_batch"),
+        ("[model]\nn_layers = 1000000000000", "n_layers"),
+        ("[model]\nnorm_eps = 1.0", "norm_eps"),
+        ("[model]\nrope_theta = 1.0", "rope_theta"),
+        ("[train]\nbatch = 1000000000000", "batch"),
         ("[model]\nmixer = \"mamba\"", "mamba"),
         ("[model]\nmixers = [\"attention\", \"mamba\"]", "mamba"),
         (

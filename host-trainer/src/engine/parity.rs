@@ -9,7 +9,7 @@ use super::blob::{host_batch, memory_for};
 use super::evaluate::cross_entropy;
 use crate::config::ModelConfig;
 use crate::model::Model as Graph;
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use bitttt_core::sampler::argmax;
 use bitttt_core::{Model, Session};
 use candle_core::{Device, Tensor};
@@ -56,6 +56,10 @@ pub fn compare(
     rows: &[Vec<u32>],
 ) -> Result<Parity> {
     let graph = Graph::load(config, weights)?;
+    let vocab = model.config().vocab_size;
+    if let Some(token) = rows.iter().flatten().find(|token| **token >= vocab) {
+        bail!("held-out token {token} is out of range: the vocabulary has {vocab}");
+    }
     let longest = rows.iter().map(Vec::len).max().unwrap_or(0);
     let batch = host_batch(model, longest);
     let mut memory = memory_for(model, batch)?;

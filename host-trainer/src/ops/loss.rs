@@ -38,22 +38,28 @@ pub(super) fn count(targets: &[u32], (rows, vocab): (usize, usize)) -> Result<us
     if targets.len() != rows {
         bail!("{rows} rows of logits, {} targets", targets.len());
     }
-    let mut valid = targets.iter().filter(|t| **t != IGNORE);
-    if let Some(target) = valid.clone().find(|t| **t as usize >= vocab) {
-        bail!("target {target} is out of range: the vocabulary has {vocab}");
-    }
-    let counted = valid.by_ref().count();
+    check_range(targets, vocab)?;
+    let counted = targets.iter().filter(|t| **t != IGNORE).count();
     if counted == 0 {
         bail!("no target counts");
     }
     Ok(counted)
 }
 
+fn check_range(targets: &[u32], vocab: usize) -> Result<()> {
+    let mut valid = targets.iter().filter(|t| **t != IGNORE);
+    match valid.find(|t| **t as usize >= vocab) {
+        Some(target) => bail!("target {target} is out of range: the vocabulary has {vocab}"),
+        None => Ok(()),
+    }
+}
+
 /// Negative log-likelihood of every row of `logits [.., V]`, 0 where the target is [`IGNORE`].
 ///
 /// # Errors
-/// When `logits` is not contiguous.
+/// When `logits` is not contiguous, or a target is not below V.
 pub fn losses(logits: &Tensor, targets: &[u32]) -> Result<Vec<f32>> {
+    check_range(targets, rows_of(logits.shape()).1)?;
     #[cfg(feature = "cuda")]
     if logits.device().is_cuda() {
         return device::with_spans([logits], |m, [logits]| {

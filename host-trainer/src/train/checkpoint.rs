@@ -137,6 +137,11 @@ impl Checkpoint {
             moments: HashMap::new(),
             tokenizer: None,
         };
+        checkpoint.config.validate()?;
+        ensure!(
+            checkpoint.seconds.is_finite() && checkpoint.seconds >= 0.0,
+            "its seconds are no time"
+        );
         for (name, view) in SafeTensors::deserialize(bytes)?.tensors() {
             checkpoint.take(name, &view)?;
         }
