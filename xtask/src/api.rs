@@ -14,7 +14,7 @@ use syn::spanned::Spanned;
 use syn::{Attribute, Fields, Ident, ImplItem, Item, ItemMod, UseTree, Visibility};
 
 /// Folders of the crates.
-const CRATES: &[&str] = &["core", "store", "sensor"];
+const CRATES: &[&str] = &["core", "store", "sensor", "sign"];
 
 /// Writes every text anew.
 pub fn write() -> Result<bool> {

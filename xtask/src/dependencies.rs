@@ -41,14 +41,19 @@ const TWICE: &[&str] = &[
     "winnow",
     // derive macros are on their way to 3
     "syn",
+    // Candle's builder of CUDA kernels, and the SHA-512 of our signatures
+    "block-buffer",
+    "crypto-common",
+    "digest",
+    "sha2",
     // what makes bindings to MPI
     "cpufeatures",
     "itertools",
     "shlex",
 ];
 
-/// The same of the firmware: cortex-m's interfaces of embedded-hal 0.2, and derive macros.
-const TWICE_IN_FIRMWARE: &[&str] = &["embedded-hal", "nb", "syn"];
+/// The same of the firmware: cortex-m's interfaces of embedded-hal 0.2, what builds its bare-metal, and derive macros.
+const TWICE_IN_FIRMWARE: &[&str] = &["embedded-hal", "nb", "rustc_version", "semver", "syn"];
 
 /// Where crates may come from, besides this repository.
 const REGISTRY: &str = "registry+https://github.com/rust-lang/crates.io-index";
