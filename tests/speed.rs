@@ -239,7 +239,7 @@ fn shapes_that_are_none_are_refused_by_name_and_leave_no_file() {
         ("3b", ["tiny, small, 1b, 2b4t", "3b"]),
         ("bad.toml", ["bad.toml", "d_modle"]),
         ("odd.toml", ["odd.toml", "n_heads"]),
-        ("large.toml", ["d_model", "impossible"]),
+        ("large.toml", ["large.toml", "d_model = 4000000"]),
     ] {
         bench.refuses(&format!("synth --shape {shape} --out m.bttt"), 1, &words);
         assert!(!bench.path("m.bttt").exists());
