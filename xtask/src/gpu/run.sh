@@ -63,7 +63,7 @@ speed() { # SHAPE ROWS
 step check 120 "$bitttt" --json check-device --device "$device"
 speed 15m 32
 speed 125m 16
-speed 350m 8
+speed 350m 16
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
