@@ -65,9 +65,12 @@ mod tests {
     use super::*;
     use std::vec::Vec;
 
+    /// All there are, but where Miri would take an hour.
+    const STEP: usize = if cfg!(miri) { 997 } else { 1 };
+
     #[test]
     fn widening_is_exact_for_every_half() {
-        for bits in 0..=u16::MAX {
+        for bits in (0..=u16::MAX).step_by(STEP) {
             let expected = half::f16::from_bits(bits).to_f32();
             if expected.is_finite() {
                 assert_eq!(bits.widen().to_bits(), expected.to_bits());
@@ -83,8 +86,12 @@ mod tests {
         };
         // Every half, the middle between it and the next one, and the neighbours of both.
         let near = |bits: u32| [bits.wrapping_sub(1), bits, bits.wrapping_add(1)];
-        let halves = (0..=u16::MAX).map(|half| half::f16::from_bits(half).to_f32().to_bits());
-        let subnormal = (0..1 << 11).map(|i| (i as f32 * 2f32.powi(-25)).to_bits());
+        let halves = (0..=u16::MAX)
+            .step_by(STEP)
+            .map(|half| half::f16::from_bits(half).to_f32().to_bits());
+        let subnormal = (0..1 << 11)
+            .step_by(STEP)
+            .map(|i| (i as f32 * 2f32.powi(-25)).to_bits());
         let x: Vec<f32> = halves
             .flat_map(|bits| [bits, bits.wrapping_add(0x1000)])
             .chain(subnormal)
