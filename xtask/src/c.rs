@@ -21,7 +21,7 @@ const COMPILER: &str = "arm-none-eabi-gcc";
 const FOLDER: &str = "bindings/c/examples/cortex-m4";
 
 /// Most bytes of flash that the firmware may take without the blob.
-const FLASH_LIMIT: u64 = 45_400;
+const FLASH_LIMIT: u64 = 45_900;
 
 /// The processor, then the language; the same as in bindings/c/README.md.
 const COMPILER_FLAGS: &[&str] = &[
