@@ -65,9 +65,15 @@ impl<M: Many> Simd for Avx512<M> {
     }
 
     #[inline(always)]
-    unsafe fn prefetch(from: *const u8) {
+    unsafe fn prefetch<const SECOND: bool>(from: *const u8) {
         // SAFETY: a prefetch never faults.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
+        unsafe {
+            if SECOND {
+                _mm_prefetch::<_MM_HINT_T1>(from.cast());
+            } else {
+                _mm_prefetch::<_MM_HINT_T0>(from.cast());
+            }
+        }
     }
 
     #[inline(always)]

@@ -33,8 +33,8 @@ pub(crate) trait Simd: Sized {
     unsafe fn load_part(from: *const u8, len: usize, available: usize) -> Self::Bytes;
     /// Writes `BYTES` bytes.
     unsafe fn store(to: *mut u8, bytes: Self::Bytes);
-    /// Asks for a line that is loaded later; any address will do.
-    unsafe fn prefetch(from: *const u8);
+    /// Asks for a line that is loaded later, into the second cache or into the first too; any address will do.
+    unsafe fn prefetch<const SECOND: bool>(from: *const u8);
     unsafe fn zero() -> Self::Sums;
     /// The sum of each register's elements.
     unsafe fn totals<const R: usize>(sums: [Self::Sums; R]) -> [i32; R];
@@ -98,9 +98,20 @@ pub(crate) const MAX_PLANES: usize = 5;
 /// Bytes of a block.
 pub(crate) const BLOCK: usize = 64;
 
-/// How far ahead of its load a line is asked for: 8 KiB covers the latency of DRAM at the speed that one core reaches; half
-/// of it costs `t5` a tenth.
-const AHEAD: usize = 8192;
+/// Asks for a line of weights well ahead of its load. What takes few instructions a byte fills the first cache's misses in
+/// flight, of which there are too few for DRAM, so it goes to the second only and further ahead; `t5` computes longer than the
+/// way from there takes. Measured on Zen 4 (docs/PERFORMANCE.md).
+#[inline(always)]
+unsafe fn fetch<S: Simd, K: Format<S>>(from: *const u8) {
+    // SAFETY: any address will do.
+    unsafe {
+        if K::PLANES == MAX_PLANES {
+            S::prefetch::<false>(from.wrapping_add(16 * 1024));
+        } else {
+            S::prefetch::<true>(from.wrapping_add(32 * 1024));
+        }
+    }
+}
 
 /// A packed matrix whose rows follow each other.
 #[derive(Clone, Copy)]
@@ -269,8 +280,9 @@ unsafe fn dot_rows<S: Simd, K: Format<S>, const R: usize, const TAIL: bool>(
         while at < whole {
             let end = whole.min(at.saturating_add(BLOCK.saturating_mul(K::RUN)));
             while at < end {
+                // Line after line, as they lie, and not as they are loaded: then the cache's own prefetcher goes along.
                 each_row!(i in R, {
-                    S::prefetch(w.row(first + i).0.wrapping_add(at + AHEAD));
+                    fetch::<S, K>(w.row(first).0.wrapping_add(at * R + i * BLOCK));
                 });
                 let mut inside = 0;
                 while inside < BLOCK {

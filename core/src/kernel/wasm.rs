@@ -53,7 +53,7 @@ impl Simd for Simd128 {
 
     /// There is no such instruction.
     #[inline(always)]
-    unsafe fn prefetch(_: *const u8) {}
+    unsafe fn prefetch<const SECOND: bool>(_: *const u8) {}
 
     #[inline(always)]
     unsafe fn zero() -> v128 {

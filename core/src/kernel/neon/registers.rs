@@ -50,7 +50,8 @@ impl<M: Multiply> Simd for Neon<M> {
     }
 
     #[inline(always)]
-    unsafe fn prefetch(from: *const u8) {
+    unsafe fn prefetch<const SECOND: bool>(from: *const u8) {
+        // Into the first cache in any case, which was not measured against the other.
         // SAFETY: a prefetch never faults.
         unsafe {
             asm!("prfm pldl1keep, [{}]", in(reg) from, options(readonly, nostack, preserves_flags));
