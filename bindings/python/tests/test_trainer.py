@@ -139,7 +139,7 @@ def test_a_configuration_has_everybody_s_names_and_the_trainer_s_fields(tmp_path
     "config, words",
     [
         (dict(vocab_size=0), "vocab_size is 0"),
-        (dict(vocab_size=10**7, hidden_dim=10**5), "memory"),
+        (dict(vocab_size=10**7, hidden_dim=2**15), "memory"),
         (dict(vocab_size=10**9, hidden_dim=10**5), "vocab_size"),
         (dict(vocab_size=10, num_layers=2**40), "n_layers"),
     ],
